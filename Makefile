@@ -1,0 +1,39 @@
+# The whole set-up is `make install`; every other target needs it and does it itself.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+NATIVE_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
+
+.PHONY: install bench test lint sanitize wheel clean
+
+install: .venv/installed
+
+# The package is installed in place, so that only a change of the C++ sources or of the metadata installs again.
+.venv/installed: pyproject.toml setup.py $(NATIVE_SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH) 'setuptools>=77' ninja
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[bench,test,lint]'
+	touch $@
+
+bench: install
+	$(BIN)/python -m bench
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE_SOURCES)
+	$(BIN)/mypy
+
+# The native code under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: install
+	REINMAX_KERNELS_SANITIZE=1 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/test_native.py
+
+wheel: install
+	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf .venv build dist *.egg-info reinmax_kernels/*.so

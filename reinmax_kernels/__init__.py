@@ -1,0 +1,10 @@
+"""Gradient estimators for discrete choices, as fused kernels: ReinMax and those it is compared with."""
+
+from importlib.metadata import version
+
+__version__ = version("reinmax_kernels")
+
+from .backends import backend, build_info
+from .categorical import reinmax, sample, straight_through
+
+__all__ = ["backend", "build_info", "reinmax", "sample", "straight_through"]

@@ -1,0 +1,150 @@
+"""The op table: schema, shape function, vmap rule and autograd of every op, each declared once.
+
+An op is a pure function: randomness enters as a seed, the temperature as a tensor (None is 1), so that
+torch.compile, torch.export and CUDA graphs see all there is to see. Logits are [..., C] with any strides; the
+dispatcher finds the kernel (see `backends.py`).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.autograd.function import once_differentiable
+
+from . import reference
+
+NAMESPACE = "reinmax_kernels"
+OVERLOADS = ("default", "reference")
+
+_DRAW = "(Tensor logits, Tensor seed, Tensor? mask, SymInt offset, SymInt row_offset)"
+_BACKWARD = (
+    "(Tensor? grad_one_hot, Tensor? grad_probs, Tensor logits, Tensor index, Tensor log_sum_exp, Tensor? mask, "
+    "Tensor? tau) -> Tensor"
+)
+SCHEMAS = {
+    "sample": f"{_DRAW} -> Tensor",
+    "sample_dense": f"{_DRAW} -> (Tensor one_hot, Tensor probs, Tensor index, Tensor log_sum_exp)",
+    "reinmax_backward": _BACKWARD,
+    "straight_through_backward": _BACKWARD,
+}
+
+
+# Shape functions: what an op returns, without its values.
+
+
+def _sample_shape(logits: Tensor, *_: Any) -> Tensor:
+    return logits.new_empty(logits.shape[:-1], dtype=torch.int64)
+
+
+def _sample_dense_shape(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows = logits.shape[:-1]
+    index, log_sum_exp = logits.new_empty(rows, dtype=torch.int64), logits.new_empty(rows, dtype=torch.float64)
+    return logits.new_empty(logits.shape), logits.new_empty(logits.shape), index, log_sum_exp
+
+
+def _backward_shape(_g: Tensor | None, _h: Tensor | None, logits: Tensor, *_: Any) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+# vmap rules: the batch becomes the leading dimension of the rows, and each entry of it has its own seeds.
+
+
+def _batch_first(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
+    return tensor.expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
+def _mask_batch_first(mask: Tensor | None, dim: int | None, logits_ndim: int) -> Tensor | None:
+    """An unbatched mask broadcasts as it is; a batched one needs its batch dimension where the logits have theirs."""
+    if mask is None or dim is None:
+        return mask
+    mask = mask.movedim(dim, 0)
+    return mask.reshape(mask.shape[0], *(1,) * (logits_ndim - mask.ndim), *mask.shape[1:])
+
+
+def _draw_vmap(op: OpOverload) -> Callable[..., Any]:
+    def rule(info: Any, in_dims: Any, logits: Tensor, seed: Tensor, mask: Any, offset: int, row_offset: int) -> Any:
+        logits = _batch_first(logits, in_dims[0], info.batch_size)
+        seed = _batch_first(seed, in_dims[1], info.batch_size).reshape(-1)
+        outputs = op(logits, seed, _mask_batch_first(mask, in_dims[2], logits.ndim), offset, row_offset)
+        return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
+
+    return rule
+
+
+def _backward_vmap(op: OpOverload) -> Callable[..., Any]:
+    def rule(info: Any, in_dims: Any, *args: Any) -> Any:
+        *tensors, mask, tau = args
+        *dims, mask_dim, tau_dim = in_dims
+        if tau_dim is not None:
+            raise ValueError("tau: expected the same value for the whole batch of a vmap, got one for each entry")
+        batched = [None if t is None else _batch_first(t, d, info.batch_size) for t, d in zip(tensors, dims, strict=True)]
+        logits = batched[2]
+        return op(*batched, _mask_batch_first(mask, mask_dim, logits.ndim), tau), 0
+
+    return rule
+
+
+_RULES: dict[str, tuple[Callable[..., Any], Callable[[OpOverload], Callable[..., Any]]]] = {
+    "sample": (_sample_shape, _draw_vmap),
+    "sample_dense": (_sample_dense_shape, _draw_vmap),
+    "reinmax_backward": (_backward_shape, _backward_vmap),
+    "straight_through_backward": (_backward_shape, _backward_vmap),
+}
+
+_library = torch.library.Library(NAMESPACE, "DEF")
+
+
+def _declare(name: str, overload: str) -> OpOverload:
+    shape, vmap = _RULES[name]
+    qualified = name if overload == "default" else f"{name}.{overload}"
+    _library.define(qualified + SCHEMAS[name], tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
+    _library.impl(qualified, getattr(reference, name), "CompositeExplicitAutograd")
+    _library.impl(qualified, torch.library.fallthrough_kernel, "Autograd")  # `Estimator` differentiates, not the op
+    torch.library.register_fake(f"{NAMESPACE}::{qualified}", shape, lib=_library)
+    op: OpOverload = getattr(getattr(getattr(torch.ops, NAMESPACE), name), overload)
+    torch.library.register_vmap(f"{NAMESPACE}::{qualified}", vmap(op), lib=_library)
+    return op
+
+
+OPS = {overload: {name: _declare(name, overload) for name in SCHEMAS} for overload in OVERLOADS}
+
+
+class Estimator(torch.autograd.Function):
+    """One draw forward, one estimator's backward: `apply(name, overload, logits, seed, mask, offset, row_offset, tau)`
+    gives (one_hot, probs). An autograd.Function because it costs a third less time a call than
+    torch.library.register_autograd, and torch.compile and torch.func see through it just the same."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        name: str,
+        overload: str,
+        logits: Tensor,
+        seed: Tensor,
+        mask: Tensor | None,
+        offset: int,
+        row_offset: int,
+        tau: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return OPS[overload]["sample_dense"](logits, seed, mask, offset, row_offset)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        name, overload, logits, _, mask, _, _, tau = inputs
+        _, _, index, log_sum_exp = output
+        ctx.backward_op = OPS[overload][f"{name}_backward"]
+        ctx.save_for_backward(logits, index, log_sum_exp, mask, tau)
+        ctx.mark_non_differentiable(index, log_sum_exp)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_one_hot: Tensor | None, grad_probs: Tensor | None, *_: None) -> Any:
+        logits, index, log_sum_exp, mask, tau = ctx.saved_tensors
+        grad_logits = None
+        if grad_one_hot is not None or grad_probs is not None:
+            grad_logits = ctx.backward_op(grad_one_hot, grad_probs, logits, index, log_sum_exp, mask, tau)
+        return None, None, grad_logits, None, None, None, None, None

@@ -1,0 +1,44 @@
+"""The draw, and its dense form: one-hot sample and probabilities."""
+
+import torch
+from torch import Tensor
+
+from .. import rows
+from . import contract
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 keeps float64; everything else is computed in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def masked(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """The logits as the estimators see them: -inf where the mask forbids, in the dtype they compute in."""
+    x = logits.to(accumulate_dtype(logits.dtype))
+    return x if mask is None else torch.where(mask, x, -torch.inf)
+
+
+def sample(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int) -> Tensor:
+    """Index [...] drawn from softmax(logits) for logits [..., C]."""
+    x = masked(logits, mask).float()
+    x = x.reshape(logits.shape[:-1].numel(), logits.shape[-1])
+    if x.device.type == "cpu" and not contract.valid_rows(x).all():
+        raise rows.invalid_row(logits, mask)
+    return contract.draw(x, seed, offset, row_offset).reshape(logits.shape[:-1])
+
+
+def sample_dense(
+    logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One-hot draw and probabilities [..., C] in the logits' dtype, index [...], log-sum-exp [...] in float64.
+
+    Rows without a distribution, on devices that do not check: index 0, probabilities and log-sum-exp NaN.
+    """
+    index = sample(logits, seed, mask, offset, row_offset)
+    x = masked(logits, mask)
+    valid = contract.valid_rows(x.float())
+    probs = x.softmax(-1).masked_fill(~valid.unsqueeze(-1), torch.nan)
+    log_sum_exp = x.double().logsumexp(-1).masked_fill(~valid, torch.nan)
+    one_hot = torch.zeros(logits.shape, dtype=logits.dtype, device=logits.device)
+    one_hot.scatter_(-1, index.unsqueeze(-1), 1.0)
+    return one_hot, probs.to(logits.dtype).contiguous(), index, log_sum_exp

@@ -1,0 +1,151 @@
+"""From what a user passes to what the ops take: the only checks of shape, dtype and value.
+
+The ops see logits [..., C] with the categories last, whatever the strides. Every leading position is one row;
+rows are counted in the order of the leading dimensions. Nothing here copies: moving a dimension is a view.
+"""
+
+import math
+import numbers
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MAX_CATEGORIES = 2**23
+_INT64_SPAN = 2**64
+
+
+def categories_last(logits: Tensor, dim: int) -> Tensor:
+    """The logits with their category dimension moved last, after every check that needs no values."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits: expected a tensor, got {type(logits).__name__}")
+    if logits.dtype not in DTYPES:
+        raise TypeError(f"logits: expected float16, bfloat16, float32 or float64, got {_name(logits.dtype)}")
+    ndim = logits.ndim
+    if not -ndim <= dim < ndim:
+        raise IndexError(f"dim: expected a value in [{-ndim}, {ndim - 1}] for {ndim}-dimensional logits, got {dim}")
+    categories = logits.shape[dim]
+    if not 1 <= categories <= MAX_CATEGORIES:
+        raise ValueError(f"logits: expected 1 to 2**23 categories along dim {dim}, got shape {tuple(logits.shape)}")
+    return logits if dim in (-1, ndim - 1) else logits.movedim(dim, -1)
+
+
+def mask_categories_last(mask: Tensor | None, logits: Tensor, dim: int) -> Tensor | None:
+    """The mask as a view that broadcasts against `categories_last(logits, dim)`; `logits` as the user gave them."""
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"mask: expected a boolean tensor, got {type(mask).__name__}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask: expected a boolean tensor (True = allowed), got {_name(mask.dtype)}")
+    if mask.device != logits.device:
+        raise ValueError(f"mask: expected it on {logits.device} like the logits, got {mask.device}")
+    leading = logits.ndim - mask.ndim
+    fits = leading >= 0 and all(m in (1, n) for m, n in zip(mask.shape, logits.shape[leading:], strict=True))
+    if not fits:
+        raise ValueError(
+            f"mask: expected a shape that broadcasts to the logits' {tuple(logits.shape)}, got {tuple(mask.shape)}"
+        )
+    if dim in (-1, logits.ndim - 1):
+        return mask if mask.ndim else mask.unsqueeze(-1)
+    category_dim = dim % logits.ndim - leading
+    return mask.movedim(category_dim, -1) if category_dim >= 0 else mask.unsqueeze(-1)
+
+
+def seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None, logits: Tensor) -> Tensor:
+    """The seeds as an int64 tensor on the logits' device: one given, one per group of rows, or one drawn."""
+    device = logits.device
+    if seed is None:
+        return _draw_seed(generator, device)
+    if generator is not None:
+        raise ValueError("seed, generator: expected at most one of them, got both")
+    if not isinstance(seed, Tensor):
+        return torch.full((1,), int64_bits(seed, "seed"), dtype=torch.int64, device=device)
+    if seed.dtype != torch.int64:
+        raise TypeError(f"seed: expected an int or an int64 tensor, got {_name(seed.dtype)}")
+    if seed.device != device:
+        raise ValueError(f"seed: expected it on {device} like the logits, got {seed.device}")
+    if seed.ndim > 1 or seed.numel() == 0:
+        raise ValueError(f"seed: expected G >= 1 seeds in one dimension, got shape {tuple(seed.shape)}")
+    row_count = math.prod(logits.shape[:-1])
+    if row_count % seed.numel():
+        raise ValueError(f"seed: expected a number of seeds that divides the {row_count} rows, got {seed.numel()}")
+    return seed
+
+
+def _draw_seed(generator: torch.Generator | None, device: torch.device) -> Tensor:
+    if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
+        if generator.device.type != device.type or generator.device.index not in (None, device.index):
+            raise ValueError(f"generator: expected one of {device} like the logits, got one of {generator.device}")
+    return torch.randint(2**63 - 1, (1,), generator=generator, dtype=torch.int64, device=device)
+
+
+def int64_bits(value: int, name: str) -> int:
+    """A 64-bit integer, signed or unsigned, as the signed integer of the same bits."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt, numbers.Integral)):
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+    if not -_INT64_SPAN // 2 <= value < _INT64_SPAN:
+        raise ValueError(f"{name}: expected a value in [-2**63, 2**64), got {value}")
+    return value if value < _INT64_SPAN // 2 else value - _INT64_SPAN
+
+
+def tau_tensor(tau: float | Tensor, device: torch.device) -> Tensor | None:
+    """The temperature in float64 on the device, whatever the logits' dtype; None stands for 1, the fast path."""
+    if isinstance(tau, Tensor):
+        if tau.dtype == torch.bool or tau.is_complex():
+            raise TypeError(f"tau: expected a real number, got a tensor of {_name(tau.dtype)}")
+        if tau.numel() != 1:
+            raise ValueError(f"tau: expected a number or a tensor of one element, got shape {tuple(tau.shape)}")
+        if tau.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_tau(tau.item())
+        return tau.detach().to(device, torch.float64).reshape(())
+    if isinstance(tau, bool) or not isinstance(tau, (int, float, torch.SymFloat, numbers.Real)):
+        raise TypeError(f"tau: expected a real number, got {type(tau).__name__}")
+    _check_tau(tau)
+    if tau == 1:
+        return None
+    # A product keeps tau symbolic under torch.compile, where `full` would compile anew for each value.
+    return torch.ones((), dtype=torch.float64, device=device) * tau
+
+
+def _check_tau(tau: float) -> None:
+    if not 0 < tau < math.inf:
+        raise ValueError(f"tau: expected a finite value > 0, got {tau}")
+
+
+def invalid_row(logits: Tensor, mask: Tensor | None) -> ValueError:
+    """The error for the first row of logits [..., C] that has no distribution: which, and what it holds."""
+    categories = logits.shape[-1]
+    allowed = torch.ones((), dtype=torch.bool) if mask is None else mask
+    allowed = allowed.expand(logits.shape).reshape(-1, categories)
+    flat = logits.reshape(-1, categories).masked_fill(~allowed, -torch.inf)
+    bad = ~(flat.float() < torch.inf)  # NaN, +inf, and float64 that float32 can't hold
+    row = int((bad.any(-1) | (flat.float() == -torch.inf).all(-1)).nonzero()[0])
+    if bad[row].any():
+        category = int(bad[row].nonzero()[0])
+        value = flat[row, category].item()
+        held = f"{_spell(value)} at category {category}"
+    elif not allowed[row].any():
+        held = "no category that the mask allows"
+    elif (flat[row] > -torch.inf).any():
+        category = int((flat[row] > -torch.inf).nonzero()[0])
+        held = f"{_spell(flat[row, category].item())} at category {category}"
+    else:
+        held = "only -inf"
+    return ValueError(
+        f"logits: row {row} of {len(flat)} holds {held}; expected numbers or -inf, at least one of them finite"
+    )
+
+
+def _spell(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+inf"
+    return f"{value:g} (beyond float32, in which draws are made)"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,15 @@
+"""The ops as Triton kernels; installed as `reinmax_kernels.triton_kernels`. No kernel is here yet.
+
+The folder's own name belongs to another project's package, which it must never shadow.
+"""
+
+if __name__ != "reinmax_kernels.triton_kernels":
+    raise ImportError(
+        f"imported as {__name__!r}, expected 'reinmax_kernels.triton_kernels': take the sources' folder off sys.path "
+        "and import the installed package"
+    )
+
+try:
+    import triton  # noqa: F401
+except ImportError as error:
+    raise ImportError("the Triton kernels need Triton: pip install 'reinmax_kernels[triton]'") from error
