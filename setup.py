@@ -9,7 +9,6 @@ from pathlib import Path
 
 from setuptools import setup
 
-PYTHON_ABI = 0x030A0000  # 3.10
 TORCH_ABI = 0x020A000000000000  # 2.10
 
 
@@ -27,7 +26,7 @@ def native_extension():
         "reinmax_kernels._C",
         [str(source) for source in sources],
         include_dirs=[str(Path("csrc").resolve())],
-        define_macros=[("Py_LIMITED_API", hex(PYTHON_ABI)), ("TORCH_TARGET_VERSION", hex(TORCH_ABI))],
+        define_macros=[("TORCH_TARGET_VERSION", hex(TORCH_ABI))],
         extra_compile_args=[
             "-std=c++17",
             "-O3",

@@ -121,17 +121,14 @@ def invalid_row(logits: Tensor, mask: Tensor | None) -> ValueError:
     allowed = torch.ones((), dtype=torch.bool) if mask is None else mask
     allowed = allowed.expand(logits.shape).reshape(-1, categories)
     flat = logits.reshape(-1, categories).masked_fill(~allowed, -torch.inf)
-    bad = ~(flat.float() < torch.inf)  # NaN, +inf, and float64 that float32 can't hold
-    row = int((bad.any(-1) | (flat.float() == -torch.inf).all(-1)).nonzero()[0])
+    narrowed = flat.float()
+    bad = flat.isnan() | (narrowed.isinf() & (flat != -torch.inf))
+    row = int((bad.any(-1) | (flat == -torch.inf).all(-1)).nonzero()[0])
     if bad[row].any():
         category = int(bad[row].nonzero()[0])
-        value = flat[row, category].item()
-        held = f"{_spell(value)} at category {category}"
+        held = f"{_spell(flat[row, category].item())} at category {category}"
     elif not allowed[row].any():
         held = "no category that the mask allows"
-    elif (flat[row] > -torch.inf).any():
-        category = int((flat[row] > -torch.inf).nonzero()[0])
-        held = f"{_spell(flat[row, category].item())} at category {category}"
     else:
         held = "only -inf"
     return ValueError(

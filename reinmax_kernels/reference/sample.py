@@ -18,9 +18,16 @@ def masked(logits: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else torch.where(mask, x, -torch.inf)
 
 
+def draw_values(x: Tensor) -> Tensor:
+    """The float32 values that draws are made with. A finite float64 that float32 can't hold becomes NaN: a row that
+    has one is invalid."""
+    narrowed = x.float()
+    return torch.where(narrowed.isinf() & ~x.isinf(), torch.nan, narrowed) if x.dtype == torch.float64 else narrowed
+
+
 def sample(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int) -> Tensor:
     """Index [...] drawn from softmax(logits) for logits [..., C]."""
-    x = masked(logits, mask).float()
+    x = draw_values(masked(logits, mask))
     x = x.reshape(logits.shape[:-1].numel(), logits.shape[-1])
     if x.device.type == "cpu" and not contract.valid_rows(x).all():
         raise rows.invalid_row(logits, mask)
@@ -36,7 +43,7 @@ def sample_dense(
     """
     index = sample(logits, seed, mask, offset, row_offset)
     x = masked(logits, mask)
-    valid = contract.valid_rows(x.float())
+    valid = contract.valid_rows(draw_values(x))
     probs = x.softmax(-1).masked_fill(~valid.unsqueeze(-1), torch.nan)
     log_sum_exp = x.double().logsumexp(-1).masked_fill(~valid, torch.nan)
     one_hot = torch.zeros(logits.shape, dtype=logits.dtype, device=logits.device)

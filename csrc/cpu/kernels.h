@@ -1,0 +1,97 @@
+// What the C++ kernels take and which there are. No torch here: kernels see pointers, sizes and strides, and work on a
+// range of rows, so that a caller can spread them over its own threads and a test can run them alone.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace reinmax_kernels::cpu {
+
+enum class DType { kFloat16, kBFloat16, kFloat32, kFloat64, kBool };
+
+// Rows of a strided tensor [..., C]. Leading dimensions that step evenly are merged, innermost first, so that
+// contiguous rows have one; a dimension that is broadcast has stride 0. No data: every element is 0.
+struct Rows {
+  static constexpr int kMaxDims = 64;
+  const void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  int64_t category_stride = 0;  // in elements, like all strides
+  int dims = 0;
+  int64_t size[kMaxDims];
+  int64_t stride[kMaxDims];
+
+  int64_t offset(int64_t row) const {
+    if (dims <= 1) return dims == 0 ? 0 : row * stride[0];
+    int64_t result = 0;
+    for (int d = 0; d < dims; ++d) {
+      result += row % size[d] * stride[d];
+      row /= size[d];
+    }
+    return result;
+  }
+};
+
+struct Logits {
+  Rows values;
+  Rows mask;  // true = allowed; no data: all allowed
+  int64_t categories;
+};
+
+// Lowers `first` to `row`; the order of threads does not show.
+inline void report_invalid_row(std::atomic<int64_t>& first, int64_t row) {
+  int64_t seen = first.load();
+  while (row < seen && !first.compare_exchange_weak(seen, row)) {
+  }
+}
+
+struct SampleArguments {
+  Logits logits;
+  const int64_t* seeds;
+  int64_t rows_per_seed;
+  int64_t offset;
+  int64_t row_offset;
+  int64_t* index;               // [N]
+  void* one_hot = nullptr;      // [N, C] in the logits' dtype; with probs and log_sum_exp, or all three absent
+  void* probs = nullptr;        // [N, C]
+  double* log_sum_exp = nullptr;  // [N]
+  std::atomic<int64_t>* first_invalid_row;
+};
+
+struct BackwardArguments {
+  Logits logits;
+  Rows grad_one_hot;
+  Rows grad_probs;
+  const int64_t* index;       // [N], each in [0, C)
+  const double* log_sum_exp;  // [N]
+  double tau;
+  void* grad_logits;  // [N, C] in the logits' dtype
+};
+
+// Bytes of scratch, aligned for double, that each thread brings to a draw.
+inline int64_t sample_scratch_bytes(int64_t categories) {
+  constexpr int64_t kChunk = 1024;
+  const int64_t chunks = (categories + kChunk - 1) / kChunk;
+  return chunks * int64_t(2 * sizeof(double) + (2 + kChunk) * sizeof(float));
+}
+
+using Sample = void(const SampleArguments&, int64_t begin, int64_t end, void* scratch);
+using Backward = void(const BackwardArguments&, int64_t begin, int64_t end);
+
+// The kernels of one SIMD level.
+struct Kernels {
+  const char* level;
+  Sample* sample;
+  Backward* reinmax_backward;
+  Backward* straight_through_backward;
+};
+
+// The levels this processor can run, the best last; and the one in use: the best, or what the environment variable
+// REINMAX_KERNELS_SIMD names. Throws std::invalid_argument where it names no level that can run here.
+struct Levels {
+  const Kernels* all[3];
+  int count = 0;
+};
+Levels available_levels();
+const Kernels& kernels();
+
+}  // namespace reinmax_kernels::cpu

@@ -1,0 +1,52 @@
+// ReinMax (Liu et al., NeurIPS 2023), backward: 2 J((p + e) / 2) g - J(pi) g / 2 + J(pi) h in closed form, where
+// pi = softmax(x), p = softmax(x / tau), e is the drawn one-hot, g and h the gradients of one-hot and probabilities.
+// Included once per level.
+
+// tau = 1 and no h: one pass. pi_j (g_j - g_D) / 2 away from the drawn category, (g_D - <pi, g>) / 2 at it.
+template <class Row>
+REINMAX_INLINE void reinmax_unit(Row& row) {
+  using Real = typename Row::Scalar;
+  using Vector = typename Row::Vector;
+  const Vector g_drawn = row.drawn().grad_one_hot;
+  const auto sums = row.template write<1>([&](const auto& at, Vector* sum) {
+    const Vector pi = row.probability(at.logit);
+    sum[0] += pi * at.grad_one_hot;
+    return pi * (at.grad_one_hot - g_drawn) * Real(0.5);
+  });
+  row.set_drawn((g_drawn - sums[0]) * Real(0.5));
+}
+
+// Any tau. With a = <pi, g>, b = <p, g>: (e + p)(g - (g_D + b) / 2) - pi (g - a) / 2 + pi (h - <pi, h>).
+template <class Row>
+REINMAX_INLINE void reinmax_general(Row& row, double tau) {
+  using Real = typename Row::Scalar;
+  const Real inverse_tau = Real(1 / tau);
+  using Vector = typename Row::Vector;
+  const Vector largest = row.largest_logit();
+  const auto tempered = [&](Vector logit) { return Simd<Real>::exp((logit - largest) * inverse_tau); };
+  const auto sums = row.template reduce<4>([&](const auto& at, Vector* sum) {
+    const Vector pi = row.probability(at.logit), p = tempered(at.logit);
+    sum[0] += p;
+    sum[1] += p * at.grad_one_hot;
+    sum[2] += pi * at.grad_one_hot;
+    sum[3] += pi * at.grad_probs;
+  });
+  const auto drawn = row.drawn();
+  const Vector scale = Real(1) / sums[0];
+  const Vector centre = (drawn.grad_one_hot + sums[1] * scale) * Real(0.5);
+  const auto gradient = [&](const auto& at) {
+    const Vector pi = row.probability(at.logit), p = tempered(at.logit) * scale;
+    return p * (at.grad_one_hot - centre) - pi * (at.grad_one_hot - sums[2]) * Real(0.5) +
+           pi * (at.grad_probs - sums[3]);
+  };
+  row.template write<0>([&](const auto& at, Vector*) { return gradient(at); });
+  row.set_drawn(gradient(drawn) + (drawn.grad_one_hot - centre));
+}
+
+static void reinmax_backward(const BackwardArguments& arguments, int64_t begin, int64_t end) {
+  if (arguments.tau == 1 && arguments.grad_probs.data == nullptr) {
+    for_each_row(arguments, begin, end, [](auto& row) { reinmax_unit(row); });
+  } else {
+    for_each_row(arguments, begin, end, [&](auto& row) { reinmax_general(row, arguments.tau); });
+  }
+}
