@@ -14,12 +14,12 @@
 
 namespace reinmax_kernels::contract {
 
-constexpr int kChunk = 1024;                    // categories whose weights share one scale
-constexpr int64_t kMaxCategories = 1 << 23;     // so that prefix sums stay below 2^62
-constexpr int kWeightBits = 39;                 // the largest weight of a chunk is 2^39
+constexpr int kChunk = 1024;                 // categories whose weights share one scale
+constexpr int64_t kMaxCategories = 1 << 23;  // so that prefix sums stay below 2^62
+constexpr int kWeightBits = 39;              // the largest weight of a chunk is 2^39
 constexpr float kLog2E = 1.44269504f;
-constexpr float kSmallestExponent = -126.0f;    // below it E is 0 here; its weight is 0 from -41 on
-constexpr float kRoundingMagic = 12582912.0f;   // 1.5 * 2^23: adding it rounds to an integer in the low bits
+constexpr float kSmallestExponent = -126.0f;   // below it E is 0 here; its weight is 0 from -41 on
+constexpr float kRoundingMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
 
 struct Words {
   uint32_t w0, w1, w2, w3;
@@ -45,8 +45,8 @@ REINMAX_CONTRACT Words philox(Words counter, uint32_t key0, uint32_t key1) {
 
 // The two uniforms of one row: key is the seed, counter the row number and the offset.
 REINMAX_CONTRACT Uniforms uniforms(uint64_t seed, uint64_t row, uint64_t offset) {
-  const Words w = philox({uint32_t(row), uint32_t(row >> 32), uint32_t(offset), uint32_t(offset >> 32)},
-                         uint32_t(seed), uint32_t(seed >> 32));
+  const Words w = philox({uint32_t(row), uint32_t(row >> 32), uint32_t(offset), uint32_t(offset >> 32)}, uint32_t(seed),
+                         uint32_t(seed >> 32));
   return {w.w0 | uint64_t{w.w1} << 32, w.w2 | uint64_t{w.w3} << 32};
 }
 

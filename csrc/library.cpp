@@ -136,8 +136,8 @@ double value_at(const cpu::Rows& values, int64_t row, int64_t category);
     break;
   }
   if (!any_allowed) held = "no category that the mask allows";
-  throw std::invalid_argument("logits: row " + std::to_string(row) + " of " + std::to_string(rows) + " holds " +
-                              held + "; expected numbers or -inf, at least one of them finite");
+  throw std::invalid_argument("logits: row " + std::to_string(row) + " of " + std::to_string(rows) + " holds " + held +
+                              "; expected numbers or -inf, at least one of them finite");
 }
 
 double value_at(const cpu::Rows& values, int64_t row, int64_t category) {
@@ -161,8 +161,8 @@ void parallel_for_rows(const Shape& shape, const Body& body) {
 }
 
 // Draws into `arguments`, whose outputs the caller has allocated.
-void draw(cpu::SampleArguments& arguments, const Tensor& logits, const Tensor& seed,
-          const std::optional<Tensor>& mask, const Shape& shape) {
+void draw(cpu::SampleArguments& arguments, const Tensor& logits, const Tensor& seed, const std::optional<Tensor>& mask,
+          const Shape& shape) {
   const int64_t seeds = seed.numel();
   require(seed.scalar_type() == ScalarType::Long && seeds >= 1 && shape.rows % seeds == 0,
           "seed: expected int64 seeds whose number divides the rows");
@@ -220,7 +220,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample_dense(const Tensor& logits_giv
 }
 
 // Runs one estimator's backward kernel; all of them take the same arguments.
-template <cpu::Backward* cpu::Kernels::*kKernel>
+template <cpu::Backward* cpu::Kernels::* kKernel>
 Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<Tensor>& grad_probs,
                 const Tensor& logits_given, const Tensor& index_given, const Tensor& log_sum_exp_given,
                 const std::optional<Tensor>& mask, const std::optional<Tensor>& tau) {
@@ -289,8 +289,8 @@ PyObject* build_info(PyObject*, PyObject*) {
   PyObject* names = PyList_New(levels.count);
   if (names == nullptr) return nullptr;
   for (int i = 0; i < levels.count; ++i) PyList_SetItem(names, i, PyUnicode_FromString(levels.all[i]->level));
-  return Py_BuildValue("{s:s, s:s, s:N, s:[]}", "compiler", kCompiler, "simd", kernels().level, "simd_available",
-                       names, "cuda_architectures");
+  return Py_BuildValue("{s:s, s:s, s:N, s:[]}", "compiler", kCompiler, "simd", kernels().level, "simd_available", names,
+                       "cuda_architectures");
 }
 
 PyMethodDef kMethods[] = {{"build_info", build_info, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
@@ -303,7 +303,7 @@ PyMODINIT_FUNC PyInit__C() {
   try {
     reinmax_kernels::cpu::kernels();
   } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_ImportError, error.what());
+    PyErr_SetString(PyExc_ValueError, error.what());
     return nullptr;
   }
   return PyModule_Create(&kModule);

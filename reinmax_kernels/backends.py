@@ -6,6 +6,7 @@ Choosing a backend is choosing an overload.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import threading
@@ -23,13 +24,12 @@ def _load_native() -> Any:
     if importlib.util.find_spec(f"{__package__}._C") is None:
         return None
     try:
-        from . import _C
+        return importlib.import_module(f"{__package__}._C")
     except ImportError as error:
         raise ImportError(
             f"reinmax_kernels: the compiled module is installed but does not load with torch {torch.__version__} "
             f"({error}); rebuild it with `pip install --no-build-isolation --force-reinstall --no-deps reinmax_kernels`"
         ) from error
-    return _C
 
 
 native = _load_native()
@@ -82,7 +82,8 @@ def overload(device: torch.device) -> str:
 
 def build_info() -> dict[str, Any]:
     """What this build contains: version, torch, backends, and of the C++ kernels the compiler, the SIMD levels this
-    machine can run, the one in use, and the CUDA architectures. `python -m reinmax_kernels` prints it."""
+    machine can run, the one in use, and the CUDA architectures. `python -m reinmax_kernels` prints it.
+    """
     from . import __version__
 
     info: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "backends": ["reference"]}

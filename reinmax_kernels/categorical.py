@@ -50,12 +50,10 @@ def sample(
     """
     rows_last, mask_last, seeds = _operands(logits, dim, mask, generator, seed)
     op = ops.OPS[backends.overload(logits.device)]["sample"]
-    return op(
-        rows_last,
-        seeds,
-        mask_last,
-        rows.int64_bits(offset, "offset"),
-        rows.int64_bits(row_offset, "row_offset"))
+    index: Tensor = op(
+        rows_last, seeds, mask_last, rows.int64_bits(offset, "offset"), rows.int64_bits(row_offset, "row_offset")
+    )
+    return index
 
 
 def reinmax(
@@ -149,7 +147,7 @@ def _estimate(
     row_offset: int,
 ) -> tuple[Tensor, Tensor]:
     rows_last, mask_last, seeds = _operands(logits, dim, mask, generator, seed)
-    one_hot, probs, _, _ = ops.Estimator.apply(
+    one_hot, probs, _, _ = ops.Estimator.apply(  # type: ignore[no-untyped-call]
         name,
         backends.overload(logits.device),
         rows_last,

@@ -6,7 +6,7 @@ dispatcher finds the kernel (see `backends.py`).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,19 +17,6 @@ from . import reference
 
 NAMESPACE = "reinmax_kernels"
 OVERLOADS = ("default", "reference")
-
-_DRAW = "(Tensor logits, Tensor seed, Tensor? mask, SymInt offset, SymInt row_offset)"
-_BACKWARD = (
-    "(Tensor? grad_one_hot, Tensor? grad_probs, Tensor logits, Tensor index, Tensor log_sum_exp, Tensor? mask, "
-    "Tensor? tau) -> Tensor"
-)
-SCHEMAS = {
-    "sample": f"{_DRAW} -> Tensor",
-    "sample_dense": f"{_DRAW} -> (Tensor one_hot, Tensor probs, Tensor index, Tensor log_sum_exp)",
-    "reinmax_backward": _BACKWARD,
-    "straight_through_backward": _BACKWARD,
-}
-
 
 # Shape functions: what an op returns, without its values.
 
@@ -75,31 +62,49 @@ def _draw_vmap(op: OpOverload) -> Callable[..., Any]:
 
 def _backward_vmap(op: OpOverload) -> Callable[..., Any]:
     def rule(info: Any, in_dims: Any, *args: Any) -> Any:
-        *tensors, mask, tau = args
+        rows: Any
+        *rows, mask, tau = args
         *dims, mask_dim, tau_dim = in_dims
         if tau_dim is not None:
             raise ValueError("tau: expected the same value for the whole batch of a vmap, got one for each entry")
-        batched = [None if t is None else _batch_first(t, d, info.batch_size) for t, d in zip(tensors, dims, strict=True)]
-        logits = batched[2]
-        return op(*batched, _mask_batch_first(mask, mask_dim, logits.ndim), tau), 0
+        pairs = zip(rows, dims, strict=True)
+        batched: Any = (None if tensor is None else _batch_first(tensor, dim, info.batch_size) for tensor, dim in pairs)
+        grad_one_hot, grad_probs, logits, index, log_sum_exp = batched
+        mask = _mask_batch_first(mask, mask_dim, logits.ndim)
+        return op(grad_one_hot, grad_probs, logits, index, log_sum_exp, mask, tau), 0
 
     return rule
 
 
-_RULES: dict[str, tuple[Callable[..., Any], Callable[[OpOverload], Callable[..., Any]]]] = {
-    "sample": (_sample_shape, _draw_vmap),
-    "sample_dense": (_sample_dense_shape, _draw_vmap),
-    "reinmax_backward": (_backward_shape, _backward_vmap),
-    "straight_through_backward": (_backward_shape, _backward_vmap),
+class Op(NamedTuple):
+    schema: str
+    shape: Callable[..., Any]
+    vmap: Callable[[OpOverload], Callable[..., Any]]
+
+
+_DRAW = "(Tensor logits, Tensor seed, Tensor? mask, SymInt offset, SymInt row_offset)"
+_BACKWARD = Op(
+    "(Tensor? grad_one_hot, Tensor? grad_probs, Tensor logits, Tensor index, Tensor log_sum_exp, Tensor? mask, "
+    "Tensor? tau) -> Tensor",
+    _backward_shape,
+    _backward_vmap,
+)
+TABLE = {
+    "sample": Op(f"{_DRAW} -> Tensor", _sample_shape, _draw_vmap),
+    "sample_dense": Op(
+        f"{_DRAW} -> (Tensor one_hot, Tensor probs, Tensor index, Tensor log_sum_exp)", _sample_dense_shape, _draw_vmap
+    ),
+    "reinmax_backward": _BACKWARD,
+    "straight_through_backward": _BACKWARD,
 }
 
 _library = torch.library.Library(NAMESPACE, "DEF")
 
 
 def _declare(name: str, overload: str) -> OpOverload:
-    shape, vmap = _RULES[name]
+    schema, shape, vmap = TABLE[name]
     qualified = name if overload == "default" else f"{name}.{overload}"
-    _library.define(qualified + SCHEMAS[name], tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
+    _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
     _library.impl(qualified, getattr(reference, name), "CompositeExplicitAutograd")
     _library.impl(qualified, torch.library.fallthrough_kernel, "Autograd")  # `Estimator` differentiates, not the op
     torch.library.register_fake(f"{NAMESPACE}::{qualified}", shape, lib=_library)
@@ -108,13 +113,14 @@ def _declare(name: str, overload: str) -> OpOverload:
     return op
 
 
-OPS = {overload: {name: _declare(name, overload) for name in SCHEMAS} for overload in OVERLOADS}
+OPS = {overload: {name: _declare(name, overload) for name in TABLE} for overload in OVERLOADS}
 
 
 class Estimator(torch.autograd.Function):
     """One draw forward, one estimator's backward: `apply(name, overload, logits, seed, mask, offset, row_offset, tau)`
     gives (one_hot, probs). An autograd.Function because it costs a third less time a call than
-    torch.library.register_autograd, and torch.compile and torch.func see through it just the same."""
+    torch.library.register_autograd, and torch.compile and torch.func see through it just the same.
+    """
 
     generate_vmap_rule = True
 
@@ -129,7 +135,10 @@ class Estimator(torch.autograd.Function):
         row_offset: int,
         tau: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return OPS[overload]["sample_dense"](logits, seed, mask, offset, row_offset)
+        outputs: tuple[Tensor, Tensor, Tensor, Tensor] = OPS[overload]["sample_dense"](
+            logits, seed, mask, offset, row_offset
+        )
+        return outputs
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

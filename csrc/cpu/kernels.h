@@ -50,9 +50,9 @@ struct SampleArguments {
   int64_t rows_per_seed;
   int64_t offset;
   int64_t row_offset;
-  int64_t* index;               // [N]
-  void* one_hot = nullptr;      // [N, C] in the logits' dtype; with probs and log_sum_exp, or all three absent
-  void* probs = nullptr;        // [N, C]
+  int64_t* index;                 // [N]
+  void* one_hot = nullptr;        // [N, C] in the logits' dtype; with probs and log_sum_exp, or all three absent
+  void* probs = nullptr;          // [N, C]
   double* log_sum_exp = nullptr;  // [N]
   std::atomic<int64_t>* first_invalid_row;
 };

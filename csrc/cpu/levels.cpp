@@ -23,8 +23,7 @@ Levels available_levels() {
   Levels levels;
   levels.all[levels.count++] = &baseline::kKernels;
 #if defined(__x86_64__)
-  const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (avx2) levels.all[levels.count++] = &avx2::kKernels;
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
@@ -43,8 +42,8 @@ static const Kernels& choose() {
     if (std::string(wanted) == levels.all[i]->level) return *levels.all[i];
     names += (i ? ", " : "") + std::string(levels.all[i]->level);
   }
-  throw std::invalid_argument("REINMAX_KERNELS_SIMD: expected one of " + names + " on this processor; got '" +
-                              wanted + "'");
+  throw std::invalid_argument("REINMAX_KERNELS_SIMD: expected one of " + names + " on this processor; got '" + wanted +
+                              "'");
 }
 
 const Kernels& kernels() {

@@ -186,11 +186,13 @@ static void sample_few(const SampleArguments& a, int64_t begin, int64_t end) {
       store(total + lane + kLanes / 2, sums.high);
     }
     for (int64_t i = 0; i < kBlockRows; ++i) {
-      if (!(total[i] > 0)) {  // NaN: the row has no distribution
+      if (total[i] > 0) {
+        target[i] = double(contract::multiply_high(uniforms.element[i], uint64_t(total[i])));
+      } else {  // NaN: the row has no distribution, and gets index 0
         report_invalid_row(*a.first_invalid_row, row + i);
         total[i] = 1;
+        target[i] = -1;
       }
-      target[i] = double(contract::multiply_high(uniforms.element[i], uint64_t(total[i])));
     }
     for (int lane = 0; lane < kBlockRows; lane += kLanes) {
       const Double target_low = load<Double>(target + lane), target_high = load<Double>(target + lane + kLanes / 2);

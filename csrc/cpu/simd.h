@@ -144,8 +144,10 @@ REINMAX_INLINE Vector maximum(const Vector& a, const Vector& b) {
 // Reductions across the lanes, by halves.
 template <class Real, int kLanes>
 REINMAX_INLINE Real sum_lanes(const Real* lanes) {
-  if constexpr (kLanes == 1) return lanes[0];
-  else return sum_lanes<Real, kLanes / 2>(lanes) + sum_lanes<Real, kLanes / 2>(lanes + kLanes / 2);
+  if constexpr (kLanes == 1)
+    return lanes[0];
+  else
+    return sum_lanes<Real, kLanes / 2>(lanes) + sum_lanes<Real, kLanes / 2>(lanes + kLanes / 2);
 }
 
 template <class Real>

@@ -26,12 +26,10 @@ REINMAX_INLINE void straight_through_general(Row& row, double tau) {
 template <class Row>
 REINMAX_INLINE void straight_through_unit(Row& row) {
   using Vector = typename Row::Vector;
-  const auto sums = row.template reduce<1>([&](const auto& at, Vector* sum) {
-    sum[0] += row.probability(at.logit) * (at.grad_one_hot + at.grad_probs);
-  });
-  row.template write<0>([&](const auto& at, Vector*) {
-    return row.probability(at.logit) * (at.grad_one_hot + at.grad_probs - sums[0]);
-  });
+  const auto sums = row.template reduce<1>(
+      [&](const auto& at, Vector* sum) { sum[0] += row.probability(at.logit) * (at.grad_one_hot + at.grad_probs); });
+  row.template write<0>(
+      [&](const auto& at, Vector*) { return row.probability(at.logit) * (at.grad_one_hot + at.grad_probs - sums[0]); });
 }
 
 static void straight_through_backward(const BackwardArguments& arguments, int64_t begin, int64_t end) {

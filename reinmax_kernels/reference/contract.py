@@ -76,7 +76,8 @@ def multiply_high(uniform: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
 
 def exp2(t: Tensor) -> Tensor:
     """2**t for float32 t <= 0, in the contract's operations. Float64 stands in for the fused multiply-add:
-    over the whole range of f the double rounding never shows."""
+    over the whole range of f the double rounding never shows.
+    """
     t = t.clamp(min=-64.0)
     n = t.round()
     f = (t - n).double()

@@ -16,7 +16,8 @@ def reinmax_backward(
     tau: Tensor | None,
 ) -> Tensor:
     """2 J((p + e) / 2) g - J(pi) g / 2 + J(pi) h, in closed form: with a = <pi, g>, b = <p, g>, e the drawn
-    one-hot and g_D its gradient, (e + p)(g - (g_D + b) / 2) - pi (g - a) / 2 + J(pi) h."""
+    one-hot and g_D its gradient, (e + p)(g - (g_D + b) / 2) - pi (g - a) / 2 + J(pi) h.
+    """
     x, g, h = gradients(grad_one_hot, grad_probs, logits, mask)
     pi = probabilities(x, log_sum_exp)
     p = pi if tau is None else (x / tau.to(x.dtype)).softmax(-1)

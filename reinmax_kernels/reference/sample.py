@@ -20,7 +20,8 @@ def masked(logits: Tensor, mask: Tensor | None) -> Tensor:
 
 def draw_values(x: Tensor) -> Tensor:
     """The float32 values that draws are made with. A finite float64 that float32 can't hold becomes NaN: a row that
-    has one is invalid."""
+    has one is invalid.
+    """
     narrowed = x.float()
     return torch.where(narrowed.isinf() & ~x.isinf(), torch.nan, narrowed) if x.dtype == torch.float64 else narrowed
 

@@ -25,7 +25,8 @@ def gradients(
     grad_one_hot: Tensor | None, grad_probs: Tensor | None, logits: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The logits as the estimators see them, and both gradients beside them: 0 where none arrived and where a
-    category can't be drawn, whatever arrived there."""
+    category can't be drawn, whatever arrived there.
+    """
     x = masked(logits, mask)
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
     drawable = x != -torch.inf

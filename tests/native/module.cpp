@@ -1,0 +1,154 @@
+// The native code as a Python module, for tests: the contract's functions one by one, and every kernel of every SIMD
+// level on NumPy arrays, without torch. Inputs and outputs are copied to blocks of their exact size, so that a
+// sanitizer sees each access outside of them.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "contract.h"
+#include "cpu/kernels.h"
+
+namespace py = pybind11;
+namespace contract = reinmax_kernels::contract;
+using namespace reinmax_kernels::cpu;
+
+namespace {
+
+// The contract's exponential with one lane.
+struct Scalar {
+  using Float = float;
+  static float broadcast(float v) { return v; }
+  static float fma(float a, float b, float c) { return std::fma(a, b, c); }
+  template <int kScaleBits>
+  static float power_of_two(float rounded) {
+    return std::ldexp(1.0f, int(rounded - contract::kRoundingMagic) + kScaleBits);
+  }
+  static float zero_where_less(float t, float limit, float v) { return t < limit ? 0 : v; }
+};
+
+const Kernels& kernels_of(const std::string& level) {
+  const Levels levels = available_levels();
+  for (int i = 0; i < levels.count; ++i) {
+    if (level == levels.all[i]->level) return *levels.all[i];
+  }
+  throw std::invalid_argument("unknown level " + level);
+}
+
+DType dtype_of(const std::string& name) {
+  if (name == "float16") return DType::kFloat16;
+  if (name == "bfloat16") return DType::kBFloat16;
+  if (name == "float32") return DType::kFloat32;
+  if (name == "float64") return DType::kFloat64;
+  throw std::invalid_argument("unknown dtype " + name);
+}
+
+// A block of exactly the array's bytes.
+struct Block {
+  explicit Block(const py::array& array) : bytes(array.nbytes()), data(new char[bytes]) {
+    std::memcpy(data.get(), array.data(), bytes);
+  }
+  explicit Block(size_t size) : bytes(size), data(new char[size]) {}
+  py::array like(const py::array& array) const {
+    py::array result(array.dtype(), std::vector<py::ssize_t>(array.shape(), array.shape() + array.ndim()));
+    std::memcpy(result.mutable_data(), data.get(), bytes);
+    return result;
+  }
+  size_t bytes;
+  std::unique_ptr<char[]> data;
+};
+
+Rows rows_of(const Block& block, DType dtype, int64_t categories) {
+  Rows rows;
+  rows.data = block.data.get();
+  rows.dtype = dtype;
+  rows.category_stride = 1;
+  rows.dims = 1;
+  rows.size[0] = std::numeric_limits<int64_t>::max();
+  rows.stride[0] = categories;
+  return rows;
+}
+
+template <class T>
+py::array_t<T> to_array(const std::unique_ptr<T[]>& from, int64_t n) {
+  return py::array_t<T>(n, from.get());
+}
+
+py::tuple sample(const std::string& level, const std::string& dtype, const py::array& logits,
+                 const std::optional<py::array>& mask, const std::vector<int64_t>& seeds, int64_t offset,
+                 int64_t row_offset, bool dense) {
+  const int64_t rows = logits.shape(0), categories = logits.shape(1);
+  const Block values(logits), one_hot(size_t(logits.nbytes())), probs(size_t(logits.nbytes()));
+  const std::optional<Block> allowed = mask ? std::optional<Block>(*mask) : std::nullopt;
+  const std::unique_ptr<int64_t[]> index(new int64_t[rows]);
+  const std::unique_ptr<double[]> log_sum_exp(new double[rows]());
+  const std::unique_ptr<char[]> scratch(new char[sample_scratch_bytes(categories)]);
+  std::atomic<int64_t> first_invalid_row{std::numeric_limits<int64_t>::max()};
+  SampleArguments a;
+  a.logits.values = rows_of(values, dtype_of(dtype), categories);
+  if (allowed) a.logits.mask = rows_of(*allowed, DType::kBool, categories);
+  a.logits.categories = categories;
+  a.seeds = seeds.data();
+  a.rows_per_seed = rows / int64_t(seeds.size());
+  a.offset = offset;
+  a.row_offset = row_offset;
+  a.index = index.get();
+  if (dense) {
+    a.one_hot = one_hot.data.get();
+    a.probs = probs.data.get();
+    a.log_sum_exp = log_sum_exp.get();
+  }
+  a.first_invalid_row = &first_invalid_row;
+  kernels_of(level).sample(a, 0, rows, scratch.get());
+  const bool valid = first_invalid_row == std::numeric_limits<int64_t>::max();
+  return py::make_tuple(to_array(index, rows), one_hot.like(logits), probs.like(logits), to_array(log_sum_exp, rows),
+                        valid ? -1 : first_invalid_row.load());
+}
+
+template <Backward* Kernels::* kKernel>
+py::array backward(const std::string& level, const std::string& dtype, const py::array& grad_one_hot,
+                   const std::optional<py::array>& grad_probs, const py::array& logits,
+                   const py::array_t<int64_t>& index, const py::array_t<double>& log_sum_exp, double tau) {
+  const int64_t rows = logits.shape(0), categories = logits.shape(1);
+  const Block values(logits), g(grad_one_hot), indices(index), totals(log_sum_exp), result(size_t(logits.nbytes()));
+  const std::optional<Block> h = grad_probs ? std::optional<Block>(*grad_probs) : std::nullopt;
+  BackwardArguments a;
+  a.logits.values = rows_of(values, dtype_of(dtype), categories);
+  a.logits.categories = categories;
+  a.grad_one_hot = rows_of(g, dtype_of(dtype), categories);
+  if (h) a.grad_probs = rows_of(*h, dtype_of(dtype), categories);
+  a.index = reinterpret_cast<const int64_t*>(indices.data.get());
+  a.log_sum_exp = reinterpret_cast<const double*>(totals.data.get());
+  a.tau = tau;
+  a.grad_logits = result.data.get();
+  (kernels_of(level).*kKernel)(a, 0, rows);
+  return result.like(logits);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("philox", [](std::vector<uint32_t> counter, std::vector<uint32_t> key) {
+    const contract::Words w =
+        contract::philox({counter.at(0), counter.at(1), counter.at(2), counter.at(3)}, key.at(0), key.at(1));
+    return std::vector<uint32_t>{w.w0, w.w1, w.w2, w.w3};
+  });
+  m.def("multiply_high", [](uint64_t u, uint64_t v) { return contract::multiply_high(u, v); });
+  m.def("exp2", py::vectorize([](float t) { return contract::exp2<0, Scalar>(t); }));
+  m.def("levels", [] {
+    std::vector<std::string> names;
+    const Levels levels = available_levels();
+    for (int i = 0; i < levels.count; ++i) names.push_back(levels.all[i]->level);
+    return names;
+  });
+  m.def("sample", &sample);
+  m.def("reinmax_backward", &backward<&Kernels::reinmax_backward>);
+  m.def("straight_through_backward", &backward<&Kernels::straight_through_backward>);
+}

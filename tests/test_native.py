@@ -1,0 +1,178 @@
+"""The C++ headers and kernels by themselves, on every SIMD level: built here with ninja and pybind11, without torch in
+the way. Under `make sanitize` the same tests run with AddressSanitizer and UndefinedBehaviorSanitizer.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+from reinmax_kernels import reference
+from reinmax_kernels.reference import contract
+
+ROOT = Path(__file__).resolve().parents[1]
+SANITIZE = os.environ.get("REINMAX_KERNELS_SANITIZE") == "1"
+LEVELS = ("baseline", "avx2", "avx512")
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+VECTORS = np.load(ROOT / "tests" / "data" / "contract_vectors.npz")
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory):
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    flags = ["-std=c++17", "-O2", "-g", "-ffp-contract=off"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if SANITIZE else []
+    return cpp_extension.load(
+        name="reinmax_kernels_native_test",
+        sources=[str(p) for p in (ROOT / "tests/native/module.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp")))],
+        extra_include_paths=[str(ROOT / "csrc")],
+        extra_cflags=flags + sanitizers,
+        extra_ldflags=sanitizers,
+        build_directory=str(tmp_path_factory.mktemp("native")),
+    )
+
+
+@pytest.fixture(params=LEVELS)
+def level(request, native):
+    if request.param not in native.levels():
+        pytest.skip(f"this processor has no {request.param}")
+    return request.param
+
+
+# Random123's published known answers for philox4x32-10.
+KNOWN_ANSWERS = [
+    ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        [0xA4093822, 0x299F31D0],
+        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
+def test_philox_known_answers(native, counter, key, answer):
+    assert native.philox(counter, key) == answer
+
+
+def test_multiply_high_is_the_high_half_of_the_product(native):
+    generator = np.random.default_rng(0)
+    for u, v in generator.integers(0, 2**64 - 1, (1000, 2), dtype=np.uint64).tolist():
+        assert native.multiply_high(u, v) == u * v >> 64
+    assert native.multiply_high(2**64 - 1, 2**64 - 1) == 2**64 - 2
+
+
+def test_exp2_is_the_references_bit_for_bit(native):
+    t = np.concatenate([-np.logspace(-10, 1.8, 200_001), np.linspace(-64, 0, 200_001), [0.0, -0.0]]).astype(np.float32)
+    t = t[t >= -64]
+    assert np.array_equal(native.exp2(t), contract.exp2(torch.from_numpy(t)).numpy())
+
+
+@pytest.mark.parametrize("case", sorted({name[:6] for name in VECTORS.files if name.startswith("case")}))
+def test_contract_vectors(native, level, case):
+    seed, offset, row_offset = (int(v) for v in VECTORS[f"{case}_args"])
+    logits, expected = VECTORS[f"{case}_logits"], VECTORS[f"{case}_index"]
+    for dense in (False, True):
+        index, *_, invalid = native.sample(level, "float32", logits, None, [seed], offset, row_offset, dense)
+        assert np.array_equal(index, expected)
+        assert invalid == -1
+
+
+def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def as_torch(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    return torch.from_numpy(array).view(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("categories", [1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 130, 1000, 1023, 1024, 1025, 2100])
+def test_kernels_against_the_reference(native, level, dtype, categories):
+    generator = torch.Generator().manual_seed(categories)
+    shape = (67, categories)
+    logits, g, h = (torch.randn(shape, generator=generator).mul(3).to(DTYPES[dtype]) for _ in range(3))
+    mask = torch.rand(shape, generator=generator) < 0.7
+    mask[:, categories // 2] = True
+    seed = torch.tensor([5])
+    for allowed in (None, mask):
+        expected = reference.sample_dense(logits, seed, allowed, 1, 2)
+        masked = None if allowed is None else allowed.numpy()
+        index, one_hot, probs, log_sum_exp, invalid = native.sample(
+            level, dtype, as_numpy(logits), masked, [5], 1, 2, True
+        )
+        assert invalid == -1
+        assert np.array_equal(index, expected[2].numpy())
+        assert torch.equal(as_torch(one_hot, DTYPES[dtype]), expected[0])
+        torch.testing.assert_close(as_torch(probs, DTYPES[dtype]), expected[1])
+        np.testing.assert_allclose(log_sum_exp, expected[3].numpy(), rtol=0, atol=1e-6)
+    _, _, index, log_sum_exp = reference.sample_dense(logits, seed, None, 1, 2)
+    for name in ("reinmax_backward", "straight_through_backward"):
+        for grad_probs in (None, h):
+            for tau in (None, 0.7):
+                temperature = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+                expected = getattr(reference, name)(g, grad_probs, logits, index, log_sum_exp, None, temperature)
+                result = getattr(native, name)(
+                    level,
+                    dtype,
+                    as_numpy(g),
+                    None if grad_probs is None else as_numpy(grad_probs),
+                    as_numpy(logits),
+                    index.numpy(),
+                    log_sum_exp.numpy(),
+                    tau or 1.0,
+                )
+                actual = as_torch(result, DTYPES[dtype])
+                torch.testing.assert_close(actual, expected, **tolerance(DTYPES[dtype], g))
+
+
+def tolerance(dtype: torch.dtype, gradient: torch.Tensor) -> dict[str, float]:
+    """A few roundings of the accumulation type at the incoming gradient's scale, and one of the output's."""
+    accumulate = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    return {"rtol": torch.finfo(dtype).eps, "atol": 8 * accumulate * gradient.abs().max().item()}
+
+
+@pytest.mark.parametrize("categories", [1, 5, 32, 40, 1024, 3000])
+@pytest.mark.parametrize(("value", "alone"), [(np.nan, False), (np.inf, False), (-np.inf, True)])
+def test_the_first_invalid_row_is_reported_and_disturbs_no_other(native, level, categories, value, alone):
+    logits = np.random.default_rng(0).normal(size=(70, categories)).astype(np.float32)
+    clean = native.sample(level, "float32", logits, None, [3], 0, 0, True)
+    spoilt = logits.copy()
+    for row in (11, 69):
+        if alone:
+            spoilt[row] = value
+        else:
+            spoilt[row, categories // 2] = value
+    result = native.sample(level, "float32", spoilt, None, [3], 0, 0, True)
+    assert result[4] == 11
+    others = np.delete(np.arange(70), [11, 69])
+    for ours, theirs in zip(result[:4], clean[:4], strict=True):
+        assert np.array_equal(ours[others], theirs[others])
+    assert np.array_equal(result[0][[11, 69]], [0, 0])
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="binutils' nm is not installed")
+def test_levels_export_no_function_that_another_level_could_be_linked_with(native, tmp_path):
+    """An inline function of a library, compiled for AVX-512 and left in the object, could be linked in for a processor
+    without it. Every function that a level's object defines must carry the level's name.
+    """
+    for level in LEVELS[1:]:
+        target = tmp_path / f"{level}.o"
+        torch_includes = [f"-I{path}" for path in cpp_extension.include_paths()]
+        flags = ["-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", f"-I{ROOT / 'csrc'}", *torch_includes]
+        subprocess.run(["c++", *flags, "-c", str(ROOT / f"csrc/cpu/level_{level}.cpp"), "-o", str(target)], check=True)
+        listing = subprocess.run(
+            ["nm", "-C", "--defined-only", str(target)], check=True, capture_output=True, text=True
+        )
+        shared = [
+            line for line in listing.stdout.splitlines() if line.split()[1] in "WVu" and f"::{level}::" not in line
+        ]
+        assert shared == []
+        assert f"::{level}::kKernels" in listing.stdout
