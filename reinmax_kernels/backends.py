@@ -7,10 +7,10 @@ Choosing a backend is choosing an overload.
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import threading
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from typing import Any
 
 import torch
@@ -20,8 +20,11 @@ _ENVIRONMENT = "REINMAX_KERNELS_BACKEND"
 
 
 def _load_native() -> Any:
-    """The compiled module; None where this is a pure-Python install. A module that is there must load."""
-    if importlib.util.find_spec(f"{__package__}._C") is None:
+    """The compiled module; None where this is a pure-Python install. A module that is there must load.
+
+    Looked for in this package's folder alone, so that no other install lends its own.
+    """
+    if PathFinder.find_spec(f"{__package__}._C", [os.path.dirname(__file__)]) is None:
         return None
     try:
         return importlib.import_module(f"{__package__}._C")

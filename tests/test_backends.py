@@ -1,0 +1,138 @@
+"""Choosing a backend, and what a build says of itself."""
+
+import concurrent.futures
+import contextlib
+import importlib.machinery
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import reinmax_kernels
+from reinmax_kernels import backends
+
+native_only = pytest.mark.skipif(backends.native is None, reason="this build has no C++ kernels")
+PACKAGE = Path(reinmax_kernels.__file__).parent
+CPU = torch.device("cpu")
+
+
+def python(code, cwd=None, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=os.environ | environment, capture_output=True, text=True
+    )
+
+
+def test_backends_nest_and_are_restored_after_an_error():
+    assert backends.overload(CPU) == "default"
+    with contextlib.suppress(KeyError), reinmax_kernels.backend("reference"):
+        assert backends.overload(CPU) == "reference"
+        with reinmax_kernels.backend("auto"):
+            assert backends.overload(CPU) == "default"
+        assert backends.overload(CPU) == "reference"
+        raise KeyError
+    assert backends.overload(CPU) == "default"
+
+
+def test_backend_belongs_to_its_thread():
+    with reinmax_kernels.backend("reference"), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(backends.overload, CPU).result() == "default"
+        assert backends.overload(CPU) == "reference"
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match=r"expected one of auto, reference, cpu; got 'gpu'"):
+        reinmax_kernels.backend("gpu").__enter__()
+
+
+@native_only
+def test_the_forced_backend_serves_the_call_and_its_backward():
+    logits = torch.randn(5, 7, requires_grad=True)
+    with reinmax_kernels.backend("reference"):
+        one_hot, _ = reinmax_kernels.reinmax(logits)
+    node = one_hot.grad_fn
+    assert node.backward_op is torch.ops.reinmax_kernels.reinmax_backward.reference
+    one_hot, _ = reinmax_kernels.reinmax(logits)
+    assert one_hot.grad_fn.backward_op is torch.ops.reinmax_kernels.reinmax_backward.default
+    # The reference is made of PyTorch's operations, the C++ kernel of none that computes.
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as native:
+        reinmax_kernels.sample(logits.detach(), seed=1)
+    with reinmax_kernels.backend("reference"), torch.profiler.profile() as plain:
+        reinmax_kernels.sample(logits.detach(), seed=1)
+    assert "aten::cumsum" in {event.name for event in plain.events()}
+    assert "aten::cumsum" not in {event.name for event in native.events()}
+
+
+@native_only
+def test_cpu_backend_refuses_tensors_of_other_devices():
+    with (
+        reinmax_kernels.backend("cpu"),
+        pytest.raises(ValueError, match="'cpu' serves CPU tensors, got logits on meta"),
+    ):
+        reinmax_kernels.sample(torch.empty(3, 4, device="meta"), seed=1)
+
+
+@pytest.mark.parametrize(("name", "overload"), [("auto", "default"), ("reference", "reference")])
+def test_environment_chooses_for_the_process(name, overload):
+    code = "import torch; from reinmax_kernels import backends; print(backends.overload(torch.device('cpu')))"
+    result = python(code, REINMAX_KERNELS_BACKEND=name)
+    assert result.stdout.strip() == overload, result.stderr
+
+
+def test_environment_with_an_unknown_backend():
+    result = python("import reinmax_kernels", REINMAX_KERNELS_BACKEND="fast")
+    assert "REINMAX_KERNELS_BACKEND: expected one of auto, reference, cpu; got 'fast'" in result.stderr
+
+
+@native_only
+def test_environment_chooses_the_simd_level():
+    for level in reinmax_kernels.build_info()["simd_available"]:
+        code = "import reinmax_kernels; print(reinmax_kernels.build_info()['simd'])"
+        assert python(code, REINMAX_KERNELS_SIMD=level).stdout.strip() == level
+    result = python("import reinmax_kernels", REINMAX_KERNELS_SIMD="mmx")
+    assert "REINMAX_KERNELS_SIMD: expected one of baseline" in result.stderr
+    assert "got 'mmx'" in result.stderr
+
+
+def test_build_info_and_its_command():
+    info = reinmax_kernels.build_info()
+    assert info["version"] == reinmax_kernels.__version__
+    assert info["torch"] == torch.__version__
+    assert info["backends"][0] == "reference"
+    printed = subprocess.run(
+        [sys.executable, "-m", "reinmax_kernels"], capture_output=True, text=True, check=True
+    ).stdout
+    assert [line.split(":")[0] for line in printed.splitlines()] == list(info)
+    if backends.native is not None:
+        assert info["simd"] in info["simd_available"]
+        assert info["compiler"]
+        assert info["cuda_architectures"] == []
+
+
+@pytest.fixture
+def package_copy(tmp_path):
+    """The package without its compiled module, importable from a folder of its own."""
+    shutil.copytree(PACKAGE, tmp_path / "reinmax_kernels", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return tmp_path
+
+
+def test_broken_native_module_is_an_error_and_no_fallback(package_copy):
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    (package_copy / "reinmax_kernels" / f"_C{suffix}").write_bytes(b"not a library")
+    result = python("import reinmax_kernels", cwd=package_copy, PYTHONPATH=str(package_copy))
+    assert "ImportError: reinmax_kernels: the compiled module is installed but does not load" in result.stderr
+    assert "rebuild it" in result.stderr
+
+
+def test_without_a_native_module_the_reference_serves_and_cpu_is_refused(package_copy):
+    code = (
+        "import reinmax_kernels as r, torch;"
+        "print(r.build_info()['backends'], r.sample(torch.zeros(2, 3), seed=1).shape);"
+        "r.backend('cpu').__enter__()"
+    )
+    result = python(code, cwd=package_copy, PYTHONPATH=str(package_copy))
+    assert result.stdout.strip() == "['reference'] torch.Size([2])"
+    assert "RuntimeError: backend: 'cpu' is not in this build, which is pure Python" in result.stderr
