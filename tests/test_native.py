@@ -20,6 +20,7 @@ SANITIZE = os.environ.get("REINMAX_KERNELS_SANITIZE") == "1"
 LEVELS = ("baseline", "avx2", "avx512")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 VECTORS = np.load(ROOT / "tests" / "data" / "contract_vectors.npz")
+CASES = [name[:-6] for name in VECTORS.files if name.startswith(("case", "group")) and name.endswith("_index")]
 
 
 @pytest.fixture(scope="session")
@@ -75,12 +76,13 @@ def test_exp2_is_the_references_bit_for_bit(native):
     assert np.array_equal(native.exp2(t), contract.exp2(torch.from_numpy(t)).numpy())
 
 
-@pytest.mark.parametrize("case", sorted({name[:6] for name in VECTORS.files if name.startswith("case")}))
+@pytest.mark.parametrize("case", CASES)
 def test_contract_vectors(native, level, case):
     seed, offset, row_offset = (int(v) for v in VECTORS[f"{case}_args"])
+    seeds = VECTORS[f"{case}_seeds"].tolist() if case.startswith("group") else [seed]
     logits, expected = VECTORS[f"{case}_logits"], VECTORS[f"{case}_index"]
     for dense in (False, True):
-        index, *_, invalid = native.sample(level, "float32", logits, None, [seed], offset, row_offset, dense)
+        index, *_, invalid = native.sample(level, "float32", logits, None, seeds, offset, row_offset, dense)
         assert np.array_equal(index, expected)
         assert invalid == -1
 
@@ -156,6 +158,65 @@ def test_the_first_invalid_row_is_reported_and_disturbs_no_other(native, level, 
     for ours, theirs in zip(result[:4], clean[:4], strict=True):
         assert np.array_equal(ours[others], theirs[others])
     assert np.array_equal(result[0][[11, 69]], [0, 0])
+
+
+@pytest.fixture(scope="module")
+def boundary():
+    """A row of seed 1 and a float32 logit, such that beside a logit of 0 the target is exactly 2**39, the weight of 0.
+
+    Only uniforms close to 1 leave the other weight small enough for float32 logits to reach nearly every integer.
+    """
+    _, _, low, high = contract.row_bits(2**20, torch.tensor([1]), 0, 0)
+    for row in torch.where(high >= 2**32 - 2**15)[0].tolist():
+        uniform = int(high[row]) << 32 | int(low[row])
+        q = next(q for q in range(1, 2**24) if uniform * (2**39 + q) >> 64 == 2**39)
+        logits = torch.tensor(q / 2**39).log() + torch.arange(-1000, 1000) * 2.0**-20
+        weights = (contract.exp2(logits * torch.tensor(contract.LOG2_E)).double() * 2**39).round()
+        if (weights == q).any():
+            return row, logits[weights == q][0].item()
+    raise AssertionError("no such row")
+
+
+@pytest.mark.parametrize("categories", [2, 40, 1024])
+def test_a_target_on_the_boundary_belongs_to_the_next_category(native, level, boundary, categories):
+    """The draw is the first prefix sum that exceeds the target, and 2**39 does not exceed 2**39."""
+    row, logit = boundary
+    x = np.full((1, categories), -np.inf, np.float32)
+    x[0, [0, -1]] = 0, logit
+    index, *_ = native.sample(level, "float32", x, None, [1], 0, row, False)
+    assert index[0] == categories - 1
+    assert contract.draw(torch.from_numpy(x), torch.tensor([1]), 0, row)[0] == categories - 1
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 2])
+def test_nan_in_a_chunk_that_is_otherwise_minus_infinity(native, level, chunk):
+    x = np.zeros((2, 3 * 1024), np.float32)
+    x[:, chunk * 1024 : (chunk + 1) * 1024] = -np.inf
+    assert native.sample(level, "float32", x, None, [1], 0, 0, True)[4] == -1
+    x[1, chunk * 1024 + 5] = np.nan
+    assert native.sample(level, "float32", x, None, [1], 0, 0, True)[4] == 1
+
+
+def test_a_float64_beyond_float32_makes_its_row_invalid(native, level):
+    for value in (1e300, -1e300):
+        x = np.zeros((3, 40))
+        x[2, 7] = value
+        assert native.sample(level, "float64", x, None, [1], 0, 0, True)[4] == 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("categories", [16, 1024])
+def test_half_types_are_the_float32_result_rounded_to_nearest_even(native, level, dtype, categories):
+    """A million values, so that ties come up."""
+    half = DTYPES[dtype]
+    x, g = (torch.randn(2**20 // categories, categories).to(half) for _ in range(2))
+    narrow = native.sample(level, dtype, as_numpy(x), None, [1], 0, 0, True)
+    wide = native.sample(level, "float32", x.float().numpy(), None, [1], 0, 0, True)
+    assert torch.equal(as_torch(narrow[2], half), torch.from_numpy(wide[2]).to(half))
+    rest = (wide[0], wide[3], 1.0)
+    narrow_grad = native.reinmax_backward(level, dtype, as_numpy(g), None, as_numpy(x), *rest)
+    wide_grad = native.reinmax_backward(level, "float32", g.float().numpy(), None, x.float().numpy(), *rest)
+    assert torch.equal(as_torch(narrow_grad, half), torch.from_numpy(wide_grad).to(half))
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="binutils' nm is not installed")
