@@ -88,6 +88,8 @@ def int64_bits(value: int, name: str) -> int:
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
     if not -_INT64_SPAN // 2 <= value < _INT64_SPAN:
         raise ValueError(f"{name}: expected a value in [-2**63, 2**64), got {value}")
+    if not isinstance(value, (int, torch.SymInt)):
+        value = int(value)  # NumPy's integers overflow
     return value if value < _INT64_SPAN // 2 else value - _INT64_SPAN
 
 

@@ -9,6 +9,14 @@ constexpr int kBlockRows = 64;
 template <class Real>
 constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
 
+// 1 / tau, kept inside the range where 0 times it is 0 and -inf times it is -inf.
+template <class Real>
+REINMAX_INLINE Real inverse_of(double tau) {
+  constexpr double kLeast = std::numeric_limits<Real>::min(), kMost = std::numeric_limits<Real>::max();
+  const double inverse = 1 / tau;
+  return Real(inverse < kLeast ? kLeast : inverse > kMost ? kMost : inverse);
+}
+
 // `v` with the last lanes, from n on, padded.
 template <class Real>
 REINMAX_INLINE typename Simd<Real>::Vector load_first(const Real* from, int64_t n, Real pad) {

@@ -4,7 +4,7 @@
 template <class Row>
 REINMAX_INLINE void straight_through_general(Row& row, double tau) {
   using Real = typename Row::Scalar;
-  const Real inverse_tau = Real(1 / tau);
+  const Real inverse_tau = inverse_of<Real>(tau);
   using Vector = typename Row::Vector;
   const Vector largest = row.largest_logit();
   const auto tempered = [&](Vector logit) { return Simd<Real>::exp((logit - largest) * inverse_tau); };

@@ -96,9 +96,10 @@ def _exp2_of_difference(x: Tensor, m: Tensor) -> Tensor:
 def draw(x: Tensor, seed: Tensor, offset: int, row_offset: int) -> Tensor:
     """The index drawn from each row of float32 logits x [N, C]. Rows without a distribution give 0."""
     rows, categories = x.shape
-    chunks = -(-categories // CHUNK)
-    padded = torch.nn.functional.pad(x, (0, chunks * CHUNK - categories), value=-torch.inf)
-    padded = padded.reshape(rows, chunks, CHUNK)
+    width = min(CHUNK, categories)
+    chunks = -(-categories // width)
+    padded = torch.nn.functional.pad(x, (0, chunks * width - categories), value=-torch.inf)
+    padded = padded.reshape(rows, chunks, width)
 
     chunk_max = padded.amax(-1)
     weight = _exp2_of_difference(padded, chunk_max.unsqueeze(-1))
@@ -110,9 +111,9 @@ def draw(x: Tensor, seed: Tensor, offset: int, row_offset: int) -> Tensor:
     w0, w1, w2, w3 = row_bits(rows, seed, offset, row_offset)
     chunk = _first_above(chunk_weight, multiply_high((w0, w1), chunk_weight.sum(-1)))
     at_chunk = chunk.unsqueeze(-1)
-    q = q.gather(1, at_chunk.unsqueeze(-1).expand(-1, -1, CHUNK)).squeeze(1)
+    q = q.gather(1, at_chunk.unsqueeze(-1).expand(-1, -1, width)).squeeze(1)
     index = _first_above(q, multiply_high((w2, w3), chunk_sum.gather(1, at_chunk).squeeze(1)))
-    return torch.where(valid_rows(x), chunk * CHUNK + index, 0)
+    return torch.where(valid_rows(x), chunk * width + index, 0)
 
 
 def _first_above(weights: Tensor, target: Tensor) -> Tensor:

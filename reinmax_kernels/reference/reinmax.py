@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .softmax import dot, gradients, jacobian_product, probabilities
+from .softmax import dot, gradients, jacobian_product, probabilities, tempered
 
 
 def reinmax_backward(
@@ -20,7 +20,7 @@ def reinmax_backward(
     """
     x, g, h = gradients(grad_one_hot, grad_probs, logits, mask)
     pi = probabilities(x, log_sum_exp)
-    p = pi if tau is None else (x / tau.to(x.dtype)).softmax(-1)
+    p = tempered(x, tau, pi)
     drawn = index.unsqueeze(-1)
     e = torch.zeros_like(x).scatter_(-1, drawn, 1.0)
     g_drawn = g.gather(-1, drawn)

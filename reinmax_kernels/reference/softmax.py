@@ -21,6 +21,14 @@ def probabilities(x: Tensor, log_sum_exp: Tensor) -> Tensor:
     return (x.double() - log_sum_exp.unsqueeze(-1)).exp().to(x.dtype)
 
 
+def tempered(x: Tensor, tau: Tensor | None, pi: Tensor) -> Tensor:
+    """softmax(x / tau); pi itself at tau = 1. In float64, where no finite tau overflows a difference of logits."""
+    if tau is None:
+        return pi
+    distance = x.double() - x.double().amax(-1, keepdim=True)
+    return (distance / tau).softmax(-1).to(x.dtype)
+
+
 def gradients(
     grad_one_hot: Tensor | None, grad_probs: Tensor | None, logits: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:

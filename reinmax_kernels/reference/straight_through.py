@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .softmax import gradients, jacobian_product, probabilities
+from .softmax import gradients, jacobian_product, probabilities, tempered
 
 
 def straight_through_backward(
@@ -17,10 +17,8 @@ def straight_through_backward(
     """J(p) g / tau + J(pi) h, with pi = softmax(logits), p = softmax(logits / tau)."""
     x, g, h = gradients(grad_one_hot, grad_probs, logits, mask)
     pi = probabilities(x, log_sum_exp)
-    if tau is None:
-        grad_logits = jacobian_product(pi, g + h)
-    else:
-        temperature = tau.to(x.dtype)
-        p = (x / temperature).softmax(-1)
-        grad_logits = jacobian_product(p, g) / temperature + jacobian_product(pi, h)
+    through_sample = jacobian_product(tempered(x, tau, pi), g)
+    if tau is not None:
+        through_sample = (through_sample.double() / tau).to(x.dtype)
+    grad_logits = through_sample + jacobian_product(pi, h)
     return grad_logits.to(logits.dtype).contiguous()

@@ -1,0 +1,71 @@
+"""The one timer: works that are compared take turns in one run, so that a slow moment of the machine hits them all."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+ROUND_SECONDS = 0.02  # a shorter work is repeated within its turn, so that the clock and a brief stall don't show
+MAX_ROUNDS = 11
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some values and their quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+
+def take_turns(
+    works: Mapping[str, Callable[[], object]],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds per call of each work, one value a round.
+
+    Each work is warmed up, then has one turn in every round until it has used up `seconds` or there were MAX_ROUNDS.
+    A slow work thus leaves after fewer rounds, and one that takes longer than `seconds` has its only turn as it is
+    warmed up: what that pays for, pages and thread pools, is lost in it. Who begins changes from round to round.
+    """
+    calls = {}
+    times: dict[str, list[float]] = {name: [] for name in works}
+    used = dict.fromkeys(works, 0.0)
+    for name, work in works.items():
+        first = _duration(work, 1, clock)
+        if first >= seconds:
+            times[name].append(first)
+            used[name] = first
+        estimate = first if first > ROUND_SECONDS else _duration(work, 1, clock)
+        calls[name] = max(1, math.ceil(ROUND_SECONDS / max(estimate, 1e-9)))
+
+    names = list(works)
+    for _ in range(MAX_ROUNDS):
+        for name in names:
+            if used[name] < seconds:
+                duration = _duration(works[name], calls[name], clock)
+                used[name] += duration
+                times[name].append(duration / calls[name])
+        names.append(names.pop(0))
+    return times
+
+
+def ratio(times: Sequence[float], baseline: Sequence[float]) -> Spread:
+    """How many times as long as the baseline, from the rounds that both took part in."""
+    return Spread.of([time / base for time, base in zip(times, baseline, strict=False)])
+
+
+def _duration(work: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
+    start = clock()
+    for _ in range(calls):
+        work()
+    return clock() - start
