@@ -159,6 +159,18 @@ def test_exp2_is_as_good_as_float32_can_hold():
     assert contract.exp2(torch.tensor([-1e30])).item() == 2.0**-64
 
 
+# As the contract's text gives them; a coefficient one unit off in its last place would move draws only once in 2**25.
+COEFFICIENTS = (
+    1.534581242594868e-4,
+    1.3399930903688073e-3,
+    9.618489071726799e-3,
+    5.550328642129898e-2,
+    2.4022646248340607e-1,
+    6.931471824645996e-1,
+    1.0,
+)
+
+
 def test_exp2_rounds_as_a_fused_multiply_add_does():
     # An 80-bit accumulator holds more of each step than float64 does; if double rounding showed anywhere in the
     # float64 stand-in, the two would differ there.
@@ -168,8 +180,8 @@ def test_exp2_rounds_as_a_fused_multiply_add_does():
     t = torch.from_numpy(f) - 1  # n = -1 or, at the ends, -2 or 0
     n = t.round()
     remainder = (t - n).numpy().astype(np.longdouble)
-    value = np.full_like(f, np.float32(contract.EXP2_COEFFICIENTS[0]))
-    for coefficient in contract.EXP2_COEFFICIENTS[1:]:
+    value = np.full_like(f, np.float32(COEFFICIENTS[0]))
+    for coefficient in COEFFICIENTS[1:]:
         value = (value.astype(np.longdouble) * remainder + np.float32(coefficient)).astype(np.float32)
     assert torch.equal(contract.exp2(t), torch.ldexp(torch.from_numpy(value), n))
 
@@ -201,6 +213,55 @@ def drawn_law(x, monkeypatch):
     chunk_weight, elements = weights(x, monkeypatch)
     chunk = chunk_weight.double() / chunk_weight.sum().double()
     return torch.cat([p * q.double() / q.sum().double() for p, q in zip(chunk, elements, strict=True)])
+
+
+def counter_for(r1, r2, seed):
+    """The offset and row number at which a seed's Philox gives these two uniforms: Philox run backwards."""
+    mask, multipliers, key_steps = 2**32 - 1, (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)
+    c0, c1, c2, c3 = r1 & mask, r1 >> 32, r2 & mask, r2 >> 32
+    for step in reversed(range(10)):
+        k0, k1 = ((half + step * by) & mask for half, by in zip((seed & mask, seed >> 32), key_steps, strict=True))
+        before0, before2 = (low * pow(m, -1, 2**32) & mask for low, m in zip((c3, c1), multipliers, strict=True))
+        high0, high1 = (before * m >> 32 for before, m in zip((before0, before2), multipliers, strict=True))
+        c0, c1, c2, c3 = before0, c0 ^ high1 ^ k0, before2, c2 ^ high0 ^ k1
+    return {"offset": c2 | c3 << 32, "row_offset": c0 | c1 << 32}
+
+
+def test_counters_can_be_chosen():
+    at = counter_for(0x0123456789ABCDEF, 0xFEDCBA9876543210, seed=0x1122334455667788)
+    offset, row = (ctypes.c_int64(at[name]).value for name in ("offset", "row_offset"))
+    words = contract.row_bits(1, torch.tensor([0x1122334455667788]), offset, row)
+    assert [word.item() for word in words] == [0x89ABCDEF, 0x01234567, 0x76543210, 0xFEDCBA98]
+
+
+def edges(weight):
+    """For each element of positive weight, the uniforms at both ends of the interval that draws it."""
+    total, below = sum(weight), 0
+    for i, w in enumerate(weight):
+        if w:
+            yield i, -(-(below << 64) // total)  # the smallest u with u * total >> 64 == below
+            yield i, -(-((below + w) << 64) // total) - 1
+        below += w
+
+
+@pytest.mark.parametrize("c", [1, 2, 3, 5, 16, 17, 33, 100, 1024])
+def test_the_draw_is_exact_at_every_boundary_of_a_chunk(backend, monkeypatch, c):
+    x = 3 * torch.randn(c)
+    x[1::5] = -torch.inf
+    _, (q,) = weights(x, monkeypatch)
+    drawn = [(i, sample(x, seed=9, **counter_for(0, u, seed=9)).item()) for i, u in edges(q.tolist())]
+    assert [index for _, index in drawn] == [i for i, _ in drawn]
+
+
+@pytest.mark.parametrize("c", [1025, 2048, 5000])
+def test_the_draw_is_exact_at_every_boundary_between_chunks(backend, monkeypatch, c):
+    x = 3 * torch.randn(c)
+    x[1024 : 1024 + 512] = -torch.inf
+    chunk_weight, elements = weights(x, monkeypatch)
+    for k, u in edges(chunk_weight.tolist()):
+        ends = list(edges(elements[k].tolist()))
+        for i, v in (ends[0], ends[len(ends) // 2], ends[-1]):
+            assert sample(x, seed=9, **counter_for(u, v, seed=9)).item() == 1024 * k + i
 
 
 @pytest.mark.parametrize("scale", [1, 3, 8])

@@ -87,7 +87,9 @@ def test_tau_one_as_a_number_is_none(one):
     assert rows.tau_tensor(one, CPU) is None
 
 
-@pytest.mark.parametrize("tau", [0.3, 2, np.float64(0.3), torch.tensor(0.3).double(), torch.tensor([[2]])], ids=repr)
+@pytest.mark.parametrize(
+    "tau", [0.3, 2, np.float64(0.3), torch.tensor(0.3, dtype=torch.float64), torch.tensor([[2]])], ids=repr
+)
 def test_tau_becomes_a_float64_scalar(tau):
     tensor = rows.tau_tensor(tau, CPU)
     assert (tensor.dtype, tensor.shape, tensor.requires_grad) == (torch.float64, (), False)
