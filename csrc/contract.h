@@ -18,36 +18,49 @@ constexpr int kChunk = 1024;                 // categories whose weights share o
 constexpr int64_t kMaxCategories = 1 << 23;  // so that prefix sums stay below 2^62
 constexpr int kWeightBits = 39;              // the largest weight of a chunk is 2^39
 constexpr float kLog2E = 1.44269504f;
-constexpr float kSmallestExponent = -126.0f;   // below it E is 0 here; its weight is 0 from -41 on
 constexpr float kRoundingMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
 
+// 64-bit lanes, one of them; `Lanes` may be a vector. `multiply_low` is the product of the low halves.
+struct OneLane {
+  using Lanes = uint64_t;
+  REINMAX_CONTRACT Lanes multiply_low(Lanes a, Lanes b) { return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu); }
+};
+
+// The words of Philox, each in the low half of a lane; what the high half holds does not matter.
+template <class Bits>
 struct Words {
-  uint32_t w0, w1, w2, w3;
+  typename Bits::Lanes w0, w1, w2, w3;
 };
 
-struct Uniforms {
-  uint64_t chunk;    // R1 of the contract: chooses the chunk
-  uint64_t element;  // R2: chooses the element within it
-};
-
-// Philox4x32-10: Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
-REINMAX_CONTRACT Words philox(Words counter, uint32_t key0, uint32_t key1) {
+// Philox4x32-10: Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The key's words
+// are the halves of `key`.
+template <class Bits>
+REINMAX_CONTRACT Words<Bits> philox(Words<Bits> counter, typename Bits::Lanes key) {
+  using Lanes = typename Bits::Lanes;
+  const Lanes zero = key ^ key, multiplier0 = zero + 0xD2511F53u, multiplier1 = zero + 0xCD9E8D57u;
+  Lanes key0 = key, key1 = key >> 32;
   for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = uint64_t{0xD2511F53u} * counter.w0;
-    const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter.w2;
-    counter = {uint32_t(product1 >> 32) ^ counter.w1 ^ key0, uint32_t(product1),
-               uint32_t(product0 >> 32) ^ counter.w3 ^ key1, uint32_t(product0)};
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+    const Lanes product0 = Bits::multiply_low(counter.w0, multiplier0);
+    const Lanes product1 = Bits::multiply_low(counter.w2, multiplier1);
+    counter = {(product1 >> 32) ^ counter.w1 ^ key0, product1, (product0 >> 32) ^ counter.w3 ^ key1, product0};
+    key0 = key0 + 0x9E3779B9u;
+    key1 = key1 + 0xBB67AE85u;
   }
   return counter;
 }
 
+template <class Bits>
+struct Uniforms {
+  typename Bits::Lanes chunk;    // R1 of the contract: chooses the chunk
+  typename Bits::Lanes element;  // R2: chooses the element within it
+};
+
 // The two uniforms of one row: key is the seed, counter the row number and the offset.
-REINMAX_CONTRACT Uniforms uniforms(uint64_t seed, uint64_t row, uint64_t offset) {
-  const Words w = philox({uint32_t(row), uint32_t(row >> 32), uint32_t(offset), uint32_t(offset >> 32)}, uint32_t(seed),
-                         uint32_t(seed >> 32));
-  return {w.w0 | uint64_t{w.w1} << 32, w.w2 | uint64_t{w.w3} << 32};
+template <class Bits>
+REINMAX_CONTRACT Uniforms<Bits> uniforms(typename Bits::Lanes seed, typename Bits::Lanes row,
+                                         typename Bits::Lanes offset) {
+  const Words<Bits> w = philox<Bits>({row, row >> 32, offset, offset >> 32}, seed);
+  return {(w.w0 & 0xFFFFFFFFu) | w.w1 << 32, (w.w2 & 0xFFFFFFFFu) | w.w3 << 32};
 }
 
 // The high half of the 128-bit product: maps a 64-bit uniform to [0, total).
@@ -60,13 +73,16 @@ REINMAX_CONTRACT uint64_t multiply_high(uint64_t uniform, uint64_t total) {
 #endif
 }
 
-// 2^(t + kScaleBits) for t <= 0; 0 below kSmallestExponent, NaN for NaN. `Simd` gives the vector type `Float` and its
-// `fma`, `power_of_two` (of an exponent held as n + kRoundingMagic) and `zero_where_less`; with one lane it is scalar.
-// The contract clamps t at -64, where its integer weight has long been 0: the same draws.
+// 2^(t + kScaleBits) for t <= 0; 0 where that is below the smallest normal float, -inf included, and NaN for NaN. The
+// contract clamps t at -64, where its integer weight has long been 0: the same draws. `Simd` gives the vector type
+// `Float`, `fma`, `at_least` (NaN for NaN) and `power_of_two`; with one lane it is scalar.
 template <int kScaleBits, class Simd>
-REINMAX_CONTRACT typename Simd::Float exp2(typename Simd::Float t) {
-  const auto rounded = t + kRoundingMagic;
-  const auto f = t - (rounded - kRoundingMagic);
+REINMAX_CONTRACT typename Simd::Float exp2(const typename Simd::Float& exponent) {
+  constexpr int kBias = 127 + kScaleBits;  // what n needs to be the exponent field of 2^(n + kScaleBits)
+  constexpr float kMagic = kRoundingMagic + (kBias & ~1);  // even, so that ties round as they do without it
+  const auto t = Simd::at_least(float(-kBias), exponent);  // an exponent field of 0 makes the product 0
+  const auto rounded = t + kMagic;
+  const auto f = t - (rounded - kMagic);
   auto value = Simd::broadcast(1.534581242594868e-4f);
   value = Simd::fma(value, f, Simd::broadcast(1.3399930903688073e-3f));
   value = Simd::fma(value, f, Simd::broadcast(9.618489071726799e-3f));
@@ -74,8 +90,7 @@ REINMAX_CONTRACT typename Simd::Float exp2(typename Simd::Float t) {
   value = Simd::fma(value, f, Simd::broadcast(2.4022646248340607e-1f));
   value = Simd::fma(value, f, Simd::broadcast(6.931471824645996e-1f));
   value = Simd::fma(value, f, Simd::broadcast(1.0f));
-  value = value * Simd::template power_of_two<kScaleBits>(rounded);
-  return Simd::zero_where_less(t, kSmallestExponent, value);
+  return value * Simd::template power_of_two<kBias & 1>(rounded);
 }
 
 }  // namespace reinmax_kernels::contract

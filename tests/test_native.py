@@ -31,7 +31,7 @@ def native(tmp_path_factory):
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if SANITIZE else []
     return cpp_extension.load(
         name="reinmax_kernels_native_test",
-        sources=[str(p) for p in (ROOT / "tests/native/module.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp")))],
+        sources=[str(p) for p in (ROOT / "tests/native/module.cpp", *sorted((ROOT / "csrc/cpu").glob("level*.cpp")))],
         extra_include_paths=[str(ROOT / "csrc")],
         extra_cflags=flags + sanitizers,
         extra_ldflags=sanitizers,

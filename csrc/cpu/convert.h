@@ -1,14 +1,28 @@
 // Elements of any dtype to the type that is computed in, float or double, and back. Included once per level.
 
-typedef uint16_t UInt16 __attribute__((vector_size(kVectorBytes / 2)));  // as many lanes as Float
+using Float = Register<float>;
+using Int32 = Register<int32_t>;
+using UInt32 = Register<uint32_t>;
+typedef uint16_t UInt16 __attribute__((vector_size(kRegisterBytes / 2)));  // as many lanes as Float
 
 REINMAX_INLINE Float from_bfloat16(UInt16 bits) { return bits_as<Float>(__builtin_convertvector(bits, UInt32) << 16); }
 
-// To nearest, ties to even; every NaN becomes the quiet one.
-REINMAX_INLINE UInt16 to_bfloat16(Float v) {
+// To nearest, ties to even, in the low half of each lane. A NaN stays one: arithmetic leaves a quiet NaN, whose payload
+// is the input's or zero, so that its low bits carry nothing over.
+REINMAX_INLINE UInt32 round_to_bfloat16(Float v) {
   const UInt32 bits = bits_as<UInt32>(v);
-  const UInt32 rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-  return __builtin_convertvector(v == v ? rounded : UInt32{} + 0x7FC0, UInt16);
+  return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+}
+
+REINMAX_INLINE UInt16 to_bfloat16(Float v) {
+#if defined(REINMAX_LEVEL_AVX512)
+  return UInt16(_mm512_cvtepi32_epi16(__m512i(round_to_bfloat16(v))));
+#elif defined(REINMAX_LEVEL_AVX2)
+  const __m256i wide = __m256i(round_to_bfloat16(v));
+  return UInt16(_mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1)));
+#else
+  return __builtin_convertvector(round_to_bfloat16(v), UInt16);
+#endif
 }
 
 REINMAX_INLINE Float from_float16(UInt16 bits) {
@@ -18,7 +32,7 @@ REINMAX_INLINE Float from_float16(UInt16 bits) {
   return Float(_mm256_cvtph_ps(__m128i(bits)));
 #else
   Float v;
-  for (int i = 0; i < Simd<float>::kLanes; ++i) v[i] = c10::detail::fp16_ieee_to_fp32_value(bits[i]);
+  for (int i = 0; i < kRegisterLanes<float>; ++i) v[i] = c10::detail::fp16_ieee_to_fp32_value(bits[i]);
   return v;
 #endif
 }
@@ -30,20 +44,37 @@ REINMAX_INLINE UInt16 to_float16(Float v) {
   return UInt16(_mm256_cvtps_ph(__m256(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #else
   UInt16 bits;
-  for (int i = 0; i < Simd<float>::kLanes; ++i) bits[i] = c10::detail::fp16_ieee_from_fp32_value(v[i]);
+  for (int i = 0; i < kRegisterLanes<float>; ++i) bits[i] = c10::detail::fp16_ieee_from_fp32_value(v[i]);
   return bits;
 #endif
+}
+
+template <class Convert>
+REINMAX_INLINE Pack<float> load_halves(const uint16_t* from, Convert convert) {
+  constexpr int kStep = kRegisterLanes<float>;
+  return {convert(load_register<UInt16>(from)), convert(load_register<UInt16>(from + kStep)),
+          convert(load_register<UInt16>(from + 2 * kStep)), convert(load_register<UInt16>(from + 3 * kStep))};
+}
+
+template <class Convert>
+REINMAX_INLINE void store_halves(const Pack<float>& v, uint16_t* to, Convert convert) {
+  constexpr int kStep = kRegisterLanes<float>;
+  store_register(to, convert(v.a));
+  store_register(to + kStep, convert(v.b));
+  store_register(to + 2 * kStep, convert(v.c));
+  store_register(to + 3 * kStep, convert(v.d));
 }
 
 // `n` elements, a vector at a time; the last, shorter vector passes through a buffer.
 template <class From, class To, class Convert>
 REINMAX_INLINE void convert_each(const void* from, void* to, int64_t n, Convert convert) {
-  constexpr int kLanes = Simd<float>::kLanes;
+  constexpr int kLanes = kRegisterLanes<float>;
   const auto* source = static_cast<const char*>(from);
   auto* target = static_cast<char*>(to);
   constexpr int kFrom = sizeof(From) / kLanes, kTo = sizeof(To) / kLanes;
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store<To>(target + i * kTo, convert(load<From>(source + i * kFrom)));
+  for (; i + kLanes <= n; i += kLanes)
+    store_register<To>(target + i * kTo, convert(load_register<From>(source + i * kFrom)));
   if (i < n) {
     From last{};
     __builtin_memcpy(&last, source + i * kFrom, (n - i) * kFrom);
@@ -57,6 +88,9 @@ REINMAX_INLINE float draw_value(double v) {
   const float narrowed = float(v);
   return std::isinf(narrowed) && !std::isinf(v) ? std::numeric_limits<float>::quiet_NaN() : narrowed;
 }
+
+template <class Real>
+constexpr DType dtype_of = sizeof(Real) == sizeof(double) ? DType::kFloat64 : DType::kFloat32;
 
 REINMAX_INLINE int64_t size_of(DType dtype) {
   switch (dtype) {

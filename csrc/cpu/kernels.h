@@ -52,6 +52,7 @@ struct SampleArguments {
   int64_t row_offset;
   int64_t* index;                 // [N]
   void* one_hot = nullptr;        // [N, C] in the logits' dtype; with probs and log_sum_exp, or all three absent
+  bool one_hot_is_zero = false;   // already, so that only the ones need be written
   void* probs = nullptr;          // [N, C]
   double* log_sum_exp = nullptr;  // [N]
   std::atomic<int64_t>* first_invalid_row;

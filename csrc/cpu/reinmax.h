@@ -2,18 +2,29 @@
 // pi = softmax(x), p = softmax(x / tau), e is the drawn one-hot, g and h the gradients of one-hot and probabilities.
 // Included once per level.
 
-// tau = 1 and no h: one pass. pi_j (g_j - g_D) / 2 away from the drawn category, (g_D - <pi, g>) / 2 at it.
-template <class Row>
+// tau = 1: pi_j (g_j - g_D) / 2 + pi_j (h_j - <pi, h>) away from the drawn category, (g_D - <pi, g>) / 2 and the same
+// term of h at it. Without h, one pass.
+template <bool kGradProbs, class Row>
 REINMAX_INLINE void reinmax_unit(Row& row) {
   using Real = typename Row::Scalar;
   using Vector = typename Row::Vector;
-  const Vector g_drawn = row.drawn().grad_one_hot;
-  const auto sums = row.template write<1>([&](const auto& at, Vector* sum) {
-    const Vector pi = row.probability(at.logit);
-    sum[0] += pi * at.grad_one_hot;
-    return pi * (at.grad_one_hot - g_drawn) * Real(0.5);
+  const auto drawn = row.drawn();
+  Vector centre{};
+  if constexpr (kGradProbs) {
+    centre = row.template reduce<1>(
+        [&](const auto& at, auto* sum) { sum[0] += row.probability(at.logit) * at.grad_probs; })[0];
+  }
+  const auto through_probs = [&](const auto& at, const Vector& half_pi) {
+    return half_pi * (at.grad_probs - centre) * Real(2);
+  };
+  const auto sums = row.template write<1>([&](const auto& at, auto* sum) {
+    const Vector half_pi = row.template probability<-1>(at.logit);
+    sum[0] += half_pi * at.grad_one_hot;
+    const Vector gradient = half_pi * (at.grad_one_hot - drawn.grad_one_hot);
+    return kGradProbs ? gradient + through_probs(at, half_pi) : gradient;
   });
-  row.set_drawn((g_drawn - sums[0]) * Real(0.5));
+  const Vector gradient = drawn.grad_one_hot * Real(0.5) - sums[0];
+  row.set_drawn(kGradProbs ? gradient + through_probs(drawn, row.template probability<-1>(drawn.logit)) : gradient);
 }
 
 // Any tau. With a = <pi, g>, b = <p, g>: (e + p)(g - (g_D + b) / 2) - pi (g - a) / 2 + pi (h - <pi, h>).
@@ -23,8 +34,8 @@ REINMAX_INLINE void reinmax_general(Row& row, double tau) {
   const Real inverse_tau = inverse_of<Real>(tau);
   using Vector = typename Row::Vector;
   const Vector largest = row.largest_logit();
-  const auto tempered = [&](Vector logit) { return Simd<Real>::exp((logit - largest) * inverse_tau); };
-  const auto sums = row.template reduce<4>([&](const auto& at, Vector* sum) {
+  const auto tempered = [&](const Vector& logit) { return Simd<Real>::exp((logit - largest) * inverse_tau); };
+  const auto sums = row.template reduce<4>([&](const auto& at, auto* sum) {
     const Vector pi = row.probability(at.logit), p = tempered(at.logit);
     sum[0] += p;
     sum[1] += p * at.grad_one_hot;
@@ -39,13 +50,15 @@ REINMAX_INLINE void reinmax_general(Row& row, double tau) {
     return p * (at.grad_one_hot - centre) - pi * (at.grad_one_hot - sums[2]) * Real(0.5) +
            pi * (at.grad_probs - sums[3]);
   };
-  row.template write<0>([&](const auto& at, Vector*) { return gradient(at); });
+  row.template write<0>([&](const auto& at, auto*) { return gradient(at); });
   row.set_drawn(gradient(drawn) + (drawn.grad_one_hot - centre));
 }
 
 static void reinmax_backward(const BackwardArguments& arguments, int64_t begin, int64_t end) {
   if (arguments.tau == 1 && arguments.grad_probs.data == nullptr) {
-    for_each_row(arguments, begin, end, [](auto& row) { reinmax_unit(row); });
+    for_each_row(arguments, begin, end, [](auto& row) { reinmax_unit<false>(row); });
+  } else if (arguments.tau == 1) {
+    for_each_row(arguments, begin, end, [](auto& row) { reinmax_unit<true>(row); });
   } else {
     for_each_row(arguments, begin, end, [&](auto& row) { reinmax_general(row, arguments.tau); });
   }

@@ -5,6 +5,7 @@
 constexpr int kChunk = contract::kChunk;
 constexpr int kFewCategories = 32;  // up to here, lanes are rows
 constexpr int kBlockRows = 64;
+constexpr int kTile = 4;
 
 template <class Real>
 constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
@@ -15,14 +16,6 @@ REINMAX_INLINE Real inverse_of(double tau) {
   constexpr double kLeast = std::numeric_limits<Real>::min(), kMost = std::numeric_limits<Real>::max();
   const double inverse = 1 / tau;
   return Real(inverse < kLeast ? kLeast : inverse > kMost ? kMost : inverse);
-}
-
-// `v` with the last lanes, from n on, padded.
-template <class Real>
-REINMAX_INLINE typename Simd<Real>::Vector load_first(const Real* from, int64_t n, Real pad) {
-  auto v = Simd<Real>::broadcast(pad);
-  __builtin_memcpy(&v, from, n * sizeof(Real));
-  return v;
 }
 
 REINMAX_INLINE const char* element(const Rows& rows, int64_t row, int64_t category) {
@@ -37,6 +30,9 @@ static void read_row(const Rows& rows, int64_t row, int64_t first, int64_t n, Re
     std::memset(to, 0, n * sizeof(Real));
   } else if (rows.category_stride == 1) {
     read(element(rows, row, first), rows.dtype, n, to);
+  } else if (rows.category_stride == 0) {
+    read(element(rows, row, first), rows.dtype, 1, to);
+    for (int64_t i = 1; i < n; ++i) to[i] = to[0];
   } else {
     for (int64_t i = 0; i < n; ++i) read(element(rows, row, first + i), rows.dtype, 1, to + i);
   }
@@ -51,33 +47,113 @@ static void apply_mask(const Rows& mask, int64_t row, int64_t first, int64_t n, 
   }
 }
 
+// Adjacent elements of any dtype, seen as Real: converted as they are loaded.
 template <class Real>
-REINMAX_INLINE bool readable_in_place(const Rows& rows) {
-  return rows.data != nullptr && rows.category_stride == 1 &&
-         rows.dtype == (sizeof(Real) == sizeof(double) ? DType::kFloat64 : DType::kFloat32);
-}
+struct Elements {
+  const void* data;
+  DType dtype;
 
-// A chunk of masked logits as Real: where it lies if it can be read there, else in the buffer.
-template <class Real>
-REINMAX_INLINE const Real* logits_chunk(const Logits& logits, int64_t row, int64_t first, int64_t n, Real* buffer) {
-  if (logits.mask.data == nullptr && readable_in_place<Real>(logits.values)) {
-    return reinterpret_cast<const Real*>(element(logits.values, row, first));
+  REINMAX_MEMBER Pack<Real> load(int64_t i) const {
+    if constexpr (sizeof(Real) == sizeof(float)) {
+      if (dtype == DType::kBFloat16) return load_halves(static_cast<const uint16_t*>(data) + i, from_bfloat16);
+      if (dtype == DType::kFloat16) return load_halves(static_cast<const uint16_t*>(data) + i, from_float16);
+    }
+    return Pack<Real>::load(static_cast<const Real*>(data) + i);
   }
-  read_row(logits.values, row, first, n, buffer);
-  if (logits.mask.data != nullptr) apply_mask(logits.mask, row, first, n, buffer);
-  return buffer;
+
+  REINMAX_MEMBER Pack<Real> load_first(int64_t i, int64_t n, Real pad) const {
+    if (dtype == dtype_of<Real>) {
+      return REINMAX_LEVEL::load_first(static_cast<const Real*>(data) + i, n, pad);
+    }
+    alignas(kRegisterBytes) Real lanes[Pack<Real>::kLanes];
+    Pack<Real>::broadcast(pad).store(lanes);
+    read(static_cast<const uint16_t*>(data) + i, dtype, n, lanes);
+    return Pack<Real>::load(lanes);
+  }
+
+  static constexpr bool holds(DType dtype) {
+    return sizeof(Real) == sizeof(double) ? dtype == DType::kFloat64 : dtype != DType::kFloat64;
+  }
+};
+
+// Where results go, rounded to their dtype as they are stored.
+template <class Real>
+struct Results {
+  void* data;
+  DType dtype;
+
+  REINMAX_MEMBER void store(int64_t i, const Pack<Real>& v) const {
+    if constexpr (sizeof(Real) == sizeof(float)) {
+      if (dtype == DType::kBFloat16) return store_halves(v, static_cast<uint16_t*>(data) + i, to_bfloat16);
+      if (dtype == DType::kFloat16) return store_halves(v, static_cast<uint16_t*>(data) + i, to_float16);
+    }
+    v.store(static_cast<Real*>(data) + i);
+  }
+
+  REINMAX_MEMBER void store_first(int64_t i, int64_t n, const Pack<Real>& v) const {
+    alignas(kRegisterBytes) Real lanes[Pack<Real>::kLanes];
+    v.store(lanes);
+    write(lanes, dtype, n, static_cast<char*>(data) + i * size_of(dtype));
+  }
+};
+
+// One element, as Real.
+template <class Real>
+REINMAX_INLINE Real element_as(const Rows& rows, int64_t row, int64_t category) {
+  const char* at = element(rows, row, category);
+  if (rows.dtype == dtype_of<Real>) return *reinterpret_cast<const Real*>(at);
+  Real value;
+  read(at, rows.dtype, 1, &value);
+  return value;
 }
 
-// Up to kBlockRows rows of few categories, turned so that lanes are rows: to[category][row]. Missing rows are 0.
+// A chunk of one row: where it lies if it can be read there, else in the buffer.
+template <class Real>
+REINMAX_INLINE Elements<Real> row_chunk(const Rows& rows, int64_t row, int64_t first, int64_t n, Real* buffer) {
+  if (rows.category_stride == 1 && Elements<Real>::holds(rows.dtype)) return {element(rows, row, first), rows.dtype};
+  read_row(rows, row, first, n, buffer);
+  return {buffer, dtype_of<Real>};
+}
+
+// The same with -inf where the mask forbids.
+template <class Real>
+REINMAX_INLINE Elements<Real> logits_chunk(const Logits& logits, int64_t row, int64_t first, int64_t n, Real* buffer) {
+  if (logits.mask.data == nullptr) return row_chunk(logits.values, row, first, n, buffer);
+  read_row(logits.values, row, first, n, buffer);
+  apply_mask(logits.mask, row, first, n, buffer);
+  return {buffer, dtype_of<Real>};
+}
+
+// Up to kBlockRows rows of few categories, turned so that lanes are rows: [category][row].
 template <class Real>
 using Block = Real[kFewCategories][kBlockRows];
 
+// The same rows as they lie in memory, one after the other; a tile of the last row may reach beyond it.
+template <class Real>
+using Lying = Real[kBlockRows * kFewCategories + kTile];
+
+// 4 x 4 elements, turned.
+template <class Real>
+REINMAX_INLINE void transpose_tile(const Real* from, int64_t from_stride, Real* to, int64_t to_stride) {
+  typedef Real Four __attribute__((vector_size(4 * sizeof(Real))));
+  Four row[4];
+  for (int i = 0; i < 4; ++i) __builtin_memcpy(&row[i], from + i * from_stride, sizeof(Four));
+  const Four low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
+  const Four high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+  const Four low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
+  const Four high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+  const Four column[4] = {
+      __builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+      __builtin_shufflevector(high01, high23, 0, 1, 4, 5), __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+  for (int j = 0; j < 4; ++j) __builtin_memcpy(to + j * to_stride, &column[j], sizeof(Four));
+}
+
+// Lanes beyond the rows keep what they held, or become 0.
 template <class Real>
 static void read_block(const Rows& rows, const Rows* mask, int64_t row, int64_t count, int64_t categories,
                        Block<Real>& to) {
-  Real values[kBlockRows * kFewCategories];
-  const bool dense = rows.data != nullptr && rows.category_stride == 1 && rows.dims <= 1 &&
-                     (rows.dims == 0 || rows.stride[0] == categories);
+  Lying<Real> values;
+  const bool dense = rows.category_stride == 1 && rows.dims <= 1 && (rows.dims == 0 || rows.stride[0] == categories);
   if (dense) {
     read(element(rows, row, 0), rows.dtype, count * categories, values);
   } else {
@@ -86,18 +162,24 @@ static void read_block(const Rows& rows, const Rows* mask, int64_t row, int64_t 
   if (mask != nullptr && mask->data != nullptr) {
     for (int64_t i = 0; i < count; ++i) apply_mask(*mask, row + i, 0, categories, values + i * categories);
   }
-  for (int64_t j = 0; j < categories; ++j) {
-    for (int64_t i = 0; i < count; ++i) to[j][i] = values[i * categories + j];
-    for (int64_t i = count; i < kBlockRows; ++i) to[j][i] = 0;
+  const int64_t missing = (kTile - count % kTile) % kTile;
+  std::memset(values + count * categories, 0, (missing * categories + kTile) * sizeof(Real));
+  for (int64_t i = 0; i < count; i += kTile) {
+    for (int64_t j = 0; j < categories; j += kTile) {
+      transpose_tile(values + i * categories + j, categories, &to[j][i], kBlockRows);
+    }
   }
 }
 
+// A tile's rows that reach beyond the last category are written over by the next row's first tile, which comes later.
 template <class Real>
 static void write_block(const Block<Real>& from, DType dtype, int64_t row, int64_t count, int64_t categories,
                         void* to) {
-  Real values[kBlockRows * kFewCategories];
-  for (int64_t j = 0; j < categories; ++j) {
-    for (int64_t i = 0; i < count; ++i) values[i * categories + j] = from[j][i];
+  Lying<Real> values;
+  for (int64_t i = 0; i < count; i += kTile) {
+    for (int64_t j = (categories - 1) / kTile * kTile; j >= 0; j -= kTile) {
+      transpose_tile(&from[j][i], kBlockRows, values + i * categories + j, categories);
+    }
   }
   write(values, dtype, count * categories, static_cast<char*>(to) + row * categories * size_of(dtype));
 }
@@ -106,29 +188,27 @@ static void write_block(const Block<Real>& from, DType dtype, int64_t row, int64
 // one-hot and probabilities, 0 where the category can't be drawn, whatever arrived there.
 template <class Real>
 struct Position {
-  typename Simd<Real>::Vector logit, grad_one_hot, grad_probs;
+  Pack<Real> logit, grad_one_hot, grad_probs;
 
-  REINMAX_INLINE Position of(typename Simd<Real>::Vector x, typename Simd<Real>::Vector g,
-                             typename Simd<Real>::Vector h) {
+  REINMAX_INLINE Position of(const Pack<Real>& x, const Pack<Real>& g, const Pack<Real>& h) {
     const auto drawable = x > kMinusInfinity<Real>;
-    const auto zero = Simd<Real>::broadcast(0);
-    return {x, drawable ? g : zero, drawable ? h : zero};
+    const auto zero = Pack<Real>::broadcast(0);
+    return {x, select(drawable, g, zero), select(drawable, h, zero)};
   }
 };
 
-template <class Real, int kSums>
+template <class Sum, int kSums>
 struct Sums {
-  typename Simd<Real>::Vector values[kSums > 0 ? kSums : 1] = {};
+  Sum values[kSums > 0 ? kSums : 1] = {};
   const auto& operator[](int i) const { return values[i]; }
 };
 
-// The log-sum-exp is a double; with float lanes it is subtracted in two parts, exact for logits of any magnitude.
+// A sum over lanes too, on its way: one register, so that an estimator may keep several.
 template <class Real>
-struct LogSumExp {
-  typename Simd<Real>::Vector high, low;
-
-  typename Simd<Real>::Vector probability(typename Simd<Real>::Vector logit) const {
-    return Simd<Real>::exp((logit - high) - low);
+struct LaneSum {
+  Register<Real> value;
+  REINMAX_MEMBER void operator+=(const Pack<Real>& v) {
+    value += v.fold([](auto x, auto y) { return x + y; });
   }
 };
 
@@ -137,25 +217,32 @@ template <class Real>
 class CategoryLanes {
  public:
   using Scalar = Real;
-  using Vector = typename Simd<Real>::Vector;
-  static constexpr int kLanes = Simd<Real>::kLanes;
+  using Vector = Pack<Real>;
+  static constexpr int kLanes = Vector::kLanes;
 
-  explicit CategoryLanes(const BackwardArguments& arguments) : arguments_(arguments) {}
+  explicit CategoryLanes(const BackwardArguments& arguments) : arguments_(arguments) {
+    if (arguments.grad_one_hot.data == nullptr) std::memset(grad_one_hot_, 0, sizeof(grad_one_hot_));
+    if (arguments.grad_probs.data == nullptr) std::memset(grad_probs_, 0, sizeof(grad_probs_));
+  }
 
   void start(int64_t row) {
     row_ = row;
     index_ = arguments_.index[row];
-    const double total = arguments_.log_sum_exp[row];
-    const Real high = Real(total);
-    log_sum_exp_ = {Simd<Real>::broadcast(high), Simd<Real>::broadcast(Real(total - high))};
+    log_sum_exp_ = Real(arguments_.log_sum_exp[row]);
+    log_sum_exp_rest_ = Simd<Real>::rest_of(arguments_.log_sum_exp[row]);
   }
 
-  Vector probability(Vector logit) const { return log_sum_exp_.probability(logit); }
+  // 2^kScaleBits times the probability: a power of two costs nothing here.
+  template <int kScaleBits = 0>
+  REINMAX_MEMBER Vector probability(const Vector& logit) const {
+    return Simd<Real>::template exp_of_difference<kScaleBits>(logit, Vector::broadcast(log_sum_exp_),
+                                                              Vector::broadcast(log_sum_exp_rest_));
+  }
 
   // Runs the body at every position, and sums what it adds to `sums`.
   template <int kSums, class Body>
-  Sums<Real, kSums> reduce(Body body) {
-    return pass<kSums, false>([&](const Position<Real>& at, Vector* sums) {
+  Sums<Vector, kSums> reduce(Body body) {
+    return pass<kSums, false>([&](const Position<Real>& at, auto* sums) {
       body(at, sums);
       return Vector{};
     });
@@ -163,79 +250,78 @@ class CategoryLanes {
 
   // The same, and the body returns the gradient of the logits there.
   template <int kSums, class Body>
-  Sums<Real, kSums> write(Body body) {
+  Sums<Vector, kSums> write(Body body) {
     return pass<kSums, true>(body);
   }
 
   Vector largest_logit() {
-    Vector result = Simd<Real>::broadcast(kMinusInfinity<Real>);
-    reduce<0>([&](const Position<Real>& at, Vector*) { result = maximum(result, at.logit); });
-    return Simd<Real>::broadcast(largest<Real>(result));
+    Vector result = Vector::broadcast(kMinusInfinity<Real>);
+    reduce<0>([&](const Position<Real>& at, auto*) { result = maximum(result, at.logit); });
+    return Vector::broadcast(largest<Real>(result));
   }
 
   Position<Real> drawn() {
-    Real values[3];
-    read_row(arguments_.logits.values, row_, index_, 1, values);
-    if (arguments_.logits.mask.data) apply_mask(arguments_.logits.mask, row_, index_, 1, values);
-    read_row(arguments_.grad_one_hot, row_, index_, 1, values + 1);
-    read_row(arguments_.grad_probs, row_, index_, 1, values + 2);
-    return Position<Real>::of(Simd<Real>::broadcast(values[0]), Simd<Real>::broadcast(values[1]),
-                              Simd<Real>::broadcast(values[2]));
+    const auto gradient = [&](const Rows& rows) {
+      return Vector::broadcast(rows.data == nullptr ? 0 : element_as<Real>(rows, row_, index_));
+    };
+    const Logits& logits = arguments_.logits;
+    const bool allowed = logits.mask.data == nullptr || *element(logits.mask, row_, index_) != 0;
+    const Real logit = allowed ? element_as<Real>(logits.values, row_, index_) : kMinusInfinity<Real>;
+    return Position<Real>::of(Vector::broadcast(logit), gradient(arguments_.grad_one_hot),
+                              gradient(arguments_.grad_probs));
   }
 
-  void set_drawn(Vector gradient) {
-    const Real value = gradient[0];
-    ::reinmax_kernels::cpu::REINMAX_LEVEL::write(&value, arguments_.logits.values.dtype, 1, output(index_));
+  void set_drawn(const Vector& gradient) {
+    const Results<Real> result = results(index_);
+    const Real value = gradient.a[0];
+    ::reinmax_kernels::cpu::REINMAX_LEVEL::write(&value, result.dtype, 1, result.data);
   }
 
  private:
-  char* output(int64_t category) const {
-    const int64_t at = row_ * arguments_.logits.categories + category;
-    return static_cast<char*>(arguments_.grad_logits) + at * size_of(arguments_.logits.values.dtype);
+  Results<Real> results(int64_t first) const {
+    const DType dtype = arguments_.logits.values.dtype;
+    const int64_t at = row_ * arguments_.logits.categories + first;
+    return {static_cast<char*>(arguments_.grad_logits) + at * size_of(dtype), dtype};
   }
 
-  const Real* gradient_chunk(const Rows& rows, int64_t first, int64_t n, Real* buffer) const {
-    if (readable_in_place<Real>(rows)) return reinterpret_cast<const Real*>(element(rows, row_, first));
-    read_row(rows, row_, first, n, buffer);
-    return buffer;
+  Elements<Real> gradient_chunk(const Rows& rows, int64_t first, int64_t n, Real* buffer) const {
+    if (rows.data == nullptr) return {buffer, dtype_of<Real>};  // zeros since the beginning
+    return row_chunk(rows, row_, first, n, buffer);
   }
 
   template <int kSums, bool kWrite, class Body>
-  Sums<Real, kSums> pass(Body body) {
+  Sums<Vector, kSums> pass(Body body) {
     const Logits& logits = arguments_.logits;
-    const DType dtype = logits.values.dtype;
-    const bool in_place = dtype == DType::kFloat32 || dtype == DType::kFloat64;
-    Sums<Real, kSums> total;
+    Register<Real> total[kSums > 0 ? kSums : 1] = {};
     for (int64_t first = 0; first < logits.categories; first += kChunk) {
       const int64_t n = logits.categories - first < kChunk ? logits.categories - first : kChunk;
-      const Real* x = logits_chunk(logits, row_, first, n, logits_);
-      const Real* g = gradient_chunk(arguments_.grad_one_hot, first, n, grad_one_hot_);
-      const Real* h = gradient_chunk(arguments_.grad_probs, first, n, grad_probs_);
-      Real* result = kWrite && in_place ? reinterpret_cast<Real*>(output(first)) : gradient_;
-      Sums<Real, kSums> sums;  // chunk by chunk, so that rounding does not grow with the row
+      const auto x = logits_chunk(logits, row_, first, n, logits_);
+      const auto g = gradient_chunk(arguments_.grad_one_hot, first, n, grad_one_hot_);
+      const auto h = gradient_chunk(arguments_.grad_probs, first, n, grad_probs_);
+      const auto result = results(first);
+      Sums<LaneSum<Real>, kSums> sums;  // chunk by chunk, so that rounding does not grow with the row
       int64_t i = 0;
       for (; i + kLanes <= n; i += kLanes) {
-        const auto at = Position<Real>::of(load<Vector>(x + i), load<Vector>(g + i), load<Vector>(h + i));
-        const Vector v = body(at, sums.values);
-        if (kWrite) store(result + i, v);
+        const Vector v = body(Position<Real>::of(x.load(i), g.load(i), h.load(i)), sums.values);
+        if (kWrite) result.store(i, v);
       }
       if (i < n) {
-        const auto at = Position<Real>::of(load_first(x + i, n - i, kMinusInfinity<Real>),
-                                           load_first(g + i, n - i, Real(0)), load_first(h + i, n - i, Real(0)));
+        const auto at = Position<Real>::of(x.load_first(i, n - i, kMinusInfinity<Real>),
+                                           g.load_first(i, n - i, Real(0)), h.load_first(i, n - i, Real(0)));
         const Vector v = body(at, sums.values);
-        if (kWrite) std::memcpy(result + i, &v, (n - i) * sizeof(Real));
+        if (kWrite) result.store_first(i, n - i, v);
       }
-      if (kWrite && !in_place) ::reinmax_kernels::cpu::REINMAX_LEVEL::write(gradient_, dtype, n, output(first));
-      for (int k = 0; k < kSums; ++k) total.values[k] += sums.values[k];
+      for (int k = 0; k < kSums; ++k) total[k] += sums[k].value;
     }
-    for (int k = 0; k < kSums; ++k) total.values[k] = Simd<Real>::broadcast(sum<Real>(total.values[k]));
-    return total;
+    Sums<Vector, kSums> result;
+    for (int k = 0; k < kSums; ++k) result.values[k] = Vector::broadcast(sum<Real>(total[k]));
+    return result;
   }
 
   const BackwardArguments& arguments_;
   int64_t row_ = 0, index_ = 0;
-  LogSumExp<Real> log_sum_exp_;
-  alignas(kVectorBytes) Real logits_[kChunk], grad_one_hot_[kChunk], grad_probs_[kChunk], gradient_[kChunk];
+  Real log_sum_exp_ = 0, log_sum_exp_rest_ = 0;
+  alignas(kRegisterBytes) Real logits_[kChunk], grad_one_hot_[kChunk], grad_probs_[kChunk];
 };
 
 // As many rows as a vector has lanes, of a block; the same interface, nothing crosses lanes.
@@ -243,27 +329,32 @@ template <class Real>
 class RowLanes {
  public:
   using Scalar = Real;
-  using Vector = typename Simd<Real>::Vector;
-  static constexpr int kLanes = Simd<Real>::kLanes;
+  using Vector = Pack<Real>;
+  static constexpr int kLanes = Vector::kLanes;
 
-  explicit RowLanes(const BackwardArguments& arguments) : arguments_(arguments) {}
+  explicit RowLanes(const BackwardArguments& arguments) : arguments_(arguments) {
+    for (Block<Real>* block : {&logits_, &grad_one_hot_, &grad_probs_}) {
+      std::memset(*block, 0, arguments.logits.categories * sizeof((*block)[0]));
+    }
+  }
 
   void start_block(int64_t row, int64_t count) {
     const Logits& logits = arguments_.logits;
     read_block(logits.values, &logits.mask, row, count, logits.categories, logits_);
-    read_block(arguments_.grad_one_hot, nullptr, row, count, logits.categories, grad_one_hot_);
-    read_block(arguments_.grad_probs, nullptr, row, count, logits.categories, grad_probs_);
+    read_gradient(arguments_.grad_one_hot, row, count, grad_one_hot_);
+    read_gradient(arguments_.grad_probs, row, count, grad_probs_);
     for (int64_t i = 0; i < kBlockRows; ++i) {
       index_[i] = i < count ? arguments_.index[row + i] : 0;
       const double total = i < count ? arguments_.log_sum_exp[row + i] : 0;
-      log_sum_exp_high_[i] = Real(total);
-      log_sum_exp_low_[i] = Real(total - log_sum_exp_high_[i]);
+      log_sum_exps_[i] = Real(total);
+      log_sum_exp_rests_[i] = Simd<Real>::rest_of(total);
     }
   }
 
   void start(int lane) {
     lane_ = lane;
-    log_sum_exp_ = {load<Vector>(log_sum_exp_high_ + lane), load<Vector>(log_sum_exp_low_ + lane)};
+    log_sum_exp_ = Vector::load(log_sum_exps_ + lane);
+    log_sum_exp_rest_ = Vector::load(log_sum_exp_rests_ + lane);
   }
 
   void finish_block(int64_t row, int64_t count) {
@@ -271,59 +362,68 @@ class RowLanes {
                 arguments_.grad_logits);
   }
 
-  Vector probability(Vector logit) const { return log_sum_exp_.probability(logit); }
+  template <int kScaleBits = 0>
+  REINMAX_MEMBER Vector probability(const Vector& logit) const {
+    return Simd<Real>::template exp_of_difference<kScaleBits>(logit, log_sum_exp_, log_sum_exp_rest_);
+  }
 
   template <int kSums, class Body>
-  Sums<Real, kSums> reduce(Body body) {
-    Sums<Real, kSums> sums;
+  Sums<Vector, kSums> reduce(Body body) {
+    Sums<Vector, kSums> sums;
     for (int64_t j = 0; j < arguments_.logits.categories; ++j) body(at(j), sums.values);
     return sums;
   }
 
   template <int kSums, class Body>
-  Sums<Real, kSums> write(Body body) {
-    Sums<Real, kSums> sums;
+  Sums<Vector, kSums> write(Body body) {
+    Sums<Vector, kSums> sums;
     for (int64_t j = 0; j < arguments_.logits.categories; ++j) {
-      store(&gradient_[j][lane_], body(at(j), sums.values));
+      body(at(j), sums.values).store(&gradient_[j][lane_]);
     }
     return sums;
   }
 
   Vector largest_logit() {
-    Vector result = load<Vector>(&logits_[0][lane_]);
+    Vector result = Vector::load(&logits_[0][lane_]);
     for (int64_t j = 1; j < arguments_.logits.categories; ++j) {
-      result = maximum(result, load<Vector>(&logits_[j][lane_]));
+      result = maximum(result, Vector::load(&logits_[j][lane_]));
     }
     return result;
   }
 
   Position<Real> drawn() {
-    Vector x, g, h;
+    alignas(kRegisterBytes) Real x[kLanes], g[kLanes], h[kLanes];
     for (int i = 0; i < kLanes; ++i) {
       const int64_t j = index_[lane_ + i];
       x[i] = logits_[j][lane_ + i];
       g[i] = grad_one_hot_[j][lane_ + i];
       h[i] = grad_probs_[j][lane_ + i];
     }
-    return Position<Real>::of(x, g, h);
+    return Position<Real>::of(Vector::load(x), Vector::load(g), Vector::load(h));
   }
 
-  void set_drawn(Vector gradient) {
-    for (int i = 0; i < kLanes; ++i) gradient_[index_[lane_ + i]][lane_ + i] = gradient[i];
+  void set_drawn(const Vector& gradient) {
+    alignas(kRegisterBytes) Real values[kLanes];
+    gradient.store(values);
+    for (int i = 0; i < kLanes; ++i) gradient_[index_[lane_ + i]][lane_ + i] = values[i];
   }
 
  private:
+  void read_gradient(const Rows& rows, int64_t row, int64_t count, Block<Real>& to) const {
+    if (rows.data != nullptr) read_block(rows, nullptr, row, count, arguments_.logits.categories, to);
+  }
+
   Position<Real> at(int64_t j) const {
-    return Position<Real>::of(load<Vector>(&logits_[j][lane_]), load<Vector>(&grad_one_hot_[j][lane_]),
-                              load<Vector>(&grad_probs_[j][lane_]));
+    return Position<Real>::of(Vector::load(&logits_[j][lane_]), Vector::load(&grad_one_hot_[j][lane_]),
+                              Vector::load(&grad_probs_[j][lane_]));
   }
 
   const BackwardArguments& arguments_;
   int lane_ = 0;
-  LogSumExp<Real> log_sum_exp_;
+  Vector log_sum_exp_, log_sum_exp_rest_;
   int64_t index_[kBlockRows];
-  alignas(kVectorBytes) Real log_sum_exp_high_[kBlockRows], log_sum_exp_low_[kBlockRows];
-  alignas(kVectorBytes) Block<Real> logits_, grad_one_hot_, grad_probs_, gradient_;
+  alignas(kRegisterBytes) Real log_sum_exps_[kBlockRows], log_sum_exp_rests_[kBlockRows];
+  alignas(kRegisterBytes) Block<Real> logits_, grad_one_hot_, grad_probs_, gradient_;
 };
 
 // Runs an estimator's backward over rows [begin, end): `estimator(row)` for each row or vector of rows.

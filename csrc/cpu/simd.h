@@ -1,34 +1,37 @@
-// Vectors of one SIMD level, over the compilers' vector extensions: arithmetic, comparisons and selection are the
-// language's own operators, and only what it lacks is spelled with intrinsics. Included once per level, inside the
-// level's namespace; REINMAX_LEVEL_* says which.
+// Vectors of one SIMD level, over the compilers' vector extensions: arithmetic and comparisons are the language's own
+// operators, and only what it lacks is spelled with intrinsics. Included once per level, inside the level's namespace;
+// REINMAX_LEVEL_* says which.
 
 #if defined(REINMAX_LEVEL_AVX512)
-constexpr int kVectorBytes = 64;
+constexpr int kRegisterBytes = 64;
 #elif defined(REINMAX_LEVEL_AVX2)
-constexpr int kVectorBytes = 32;
+constexpr int kRegisterBytes = 32;
 #else
-constexpr int kVectorBytes = 16;  // SSE2, NEON
+constexpr int kRegisterBytes = 16;  // SSE2, NEON
 #endif
 
-typedef float Float __attribute__((vector_size(kVectorBytes)));
-typedef float HalfFloat __attribute__((vector_size(kVectorBytes / 2)));
-typedef double Double __attribute__((vector_size(kVectorBytes)));
-typedef int32_t Int32 __attribute__((vector_size(kVectorBytes)));
-typedef int64_t Int64 __attribute__((vector_size(kVectorBytes)));
-typedef uint32_t UInt32 __attribute__((vector_size(kVectorBytes)));
-typedef uint64_t UInt64 __attribute__((vector_size(kVectorBytes)));
-
 #define REINMAX_INLINE static inline __attribute__((always_inline))
+#define REINMAX_MEMBER inline __attribute__((always_inline))
+
+template <class Element>
+struct RegisterOf {
+  typedef Element Type __attribute__((vector_size(kRegisterBytes)));
+};
+template <class Element>
+using Register = typename RegisterOf<Element>::Type;
+
+template <class Element>
+constexpr int kRegisterLanes = kRegisterBytes / int(sizeof(Element));
 
 template <class Vector>
-REINMAX_INLINE Vector load(const void* from) {
+REINMAX_INLINE Vector load_register(const void* from) {
   Vector v;
   __builtin_memcpy(&v, from, sizeof(v));
   return v;
 }
 
 template <class Vector>
-REINMAX_INLINE void store(void* to, const Vector& v) {
+REINMAX_INLINE void store_register(void* to, const Vector& v) {
   __builtin_memcpy(to, &v, sizeof(v));
 }
 
@@ -40,22 +43,215 @@ REINMAX_INLINE To bits_as(const From& from) {
   return to;
 }
 
-// A float vector as two double vectors, exactly: lanes 0 to W/2 - 1 and the rest.
-struct DoublePair {
-  Double low, high;
+// What kernels compute with: four registers. An exponential is a chain of dependent instructions; four chains side by
+// side hide each other's latency, where one alone would leave the processor waiting.
+template <class Element>
+struct Pack {
+  static constexpr int kLanes = 4 * kRegisterLanes<Element>;
+  Register<Element> a, b, c, d;
+
+  REINMAX_INLINE Pack broadcast(Element v) {
+    const Register<Element> r = Register<Element>{} + v;
+    return {r, r, r, r};
+  }
+
+  REINMAX_INLINE Pack load(const Element* from) {
+    constexpr int kStep = kRegisterLanes<Element>;
+    return {load_register<Register<Element>>(from), load_register<Register<Element>>(from + kStep),
+            load_register<Register<Element>>(from + 2 * kStep), load_register<Register<Element>>(from + 3 * kStep)};
+  }
+
+  REINMAX_MEMBER void store(Element* to) const {
+    constexpr int kStep = kRegisterLanes<Element>;
+    store_register(to, a);
+    store_register(to + kStep, b);
+    store_register(to + 2 * kStep, c);
+    store_register(to + 3 * kStep, d);
+  }
+
+  // The first `n` lanes alone.
+  REINMAX_MEMBER void store_first(Element* to, int64_t n) const {
+    alignas(kRegisterBytes) Element lanes[kLanes];
+    store(lanes);
+    std::memcpy(to, lanes, n * sizeof(Element));
+  }
+
+  template <class Function>
+  REINMAX_MEMBER auto each(Function function) const {
+    return pack(function(a), function(b), function(c), function(d));
+  }
+
+  template <class Function>
+  REINMAX_MEMBER auto each(const Pack& other, Function function) const {
+    return pack(function(a, other.a), function(b, other.b), function(c, other.c), function(d, other.d));
+  }
+
+  template <class Function>  // a register from the four
+  REINMAX_MEMBER Register<Element> fold(Function function) const {
+    return function(function(a, b), function(c, d));
+  }
+
+ private:
+  template <class Vector>
+  REINMAX_INLINE auto pack(Vector a, Vector b, Vector c, Vector d) {
+    return Pack<std::decay_t<decltype(a[0])>>{a, b, c, d};
+  }
 };
 
-REINMAX_INLINE DoublePair widen(const Float& v) {
-  HalfFloat halves[2];
-  __builtin_memcpy(halves, &v, sizeof(v));
-  return {__builtin_convertvector(halves[0], Double), __builtin_convertvector(halves[1], Double)};
+#define REINMAX_PACK_OPERATOR(op)                                                   \
+  template <class Element>                                                          \
+  REINMAX_INLINE auto operator op(const Pack<Element>& x, const Pack<Element>& y) { \
+    return x.each(y, [](auto u, auto v) { return u op v; });                        \
+  }                                                                                 \
+  template <class Element>                                                          \
+  REINMAX_INLINE auto operator op(const Pack<Element>& x, Element y) {              \
+    return x op Pack<Element>::broadcast(y);                                        \
+  }                                                                                 \
+  template <class Element>                                                          \
+  REINMAX_INLINE auto operator op(Element x, const Pack<Element>& y) {              \
+    return Pack<Element>::broadcast(x) op y;                                        \
+  }
+REINMAX_PACK_OPERATOR(+)
+REINMAX_PACK_OPERATOR(-)
+REINMAX_PACK_OPERATOR(*)
+REINMAX_PACK_OPERATOR(/)
+REINMAX_PACK_OPERATOR(>)  // lanes of all ones or all zeros
+REINMAX_PACK_OPERATOR(<=)
+#undef REINMAX_PACK_OPERATOR
+
+template <class Element>
+REINMAX_INLINE Pack<Element>& operator+=(Pack<Element>& x, const Pack<Element>& y) {
+  return x = x + y;
 }
 
-REINMAX_INLINE Float narrow(const DoublePair& v) {
-  const HalfFloat halves[2] = {__builtin_convertvector(v.low, HalfFloat), __builtin_convertvector(v.high, HalfFloat)};
-  Float both;
+REINMAX_INLINE Pack<uint32_t> bits_of(const Pack<float>& v) {
+  using Bits = Register<uint32_t>;
+  return {bits_as<Bits>(v.a), bits_as<Bits>(v.b), bits_as<Bits>(v.c), bits_as<Bits>(v.d)};
+}
+
+template <class Mask, class Element>
+REINMAX_INLINE Pack<Element> select(const Pack<Mask>& mask, const Pack<Element>& x, const Pack<Element>& y) {
+  return {mask.a ? x.a : y.a, mask.b ? x.b : y.b, mask.c ? x.c : y.c, mask.d ? x.d : y.d};
+}
+
+// A register of floats or int32 as two of doubles, exactly: lanes 0 to W/2 - 1 and the rest.
+struct DoublePair {
+  Register<double> low, high;
+};
+
+template <class Element>
+struct HalfRegisterOf {
+  typedef Element Type __attribute__((vector_size(kRegisterBytes / 2)));
+};
+
+template <class Element>
+REINMAX_INLINE DoublePair widen_as(const Register<Element>& v) {
+  typename HalfRegisterOf<Element>::Type halves[2];
+  __builtin_memcpy(halves, &v, sizeof(v));
+  return {__builtin_convertvector(halves[0], Register<double>), __builtin_convertvector(halves[1], Register<double>)};
+}
+
+REINMAX_INLINE DoublePair widen(const Register<float>& v) { return widen_as<float>(v); }
+REINMAX_INLINE DoublePair widen(const Register<int32_t>& v) { return widen_as<int32_t>(v); }
+
+REINMAX_INLINE Register<float> narrow(const DoublePair& v) {
+  using Half = HalfRegisterOf<float>::Type;
+  const Half halves[2] = {__builtin_convertvector(v.low, Half), __builtin_convertvector(v.high, Half)};
+  Register<float> both;
   __builtin_memcpy(&both, halves, sizeof(both));
   return both;
+}
+
+// 64-bit lanes for Philox.
+struct SimdBits {
+  using Lanes = Register<uint64_t>;
+
+  REINMAX_INLINE Lanes multiply_low(Lanes a, Lanes b) {
+#if defined(REINMAX_LEVEL_AVX512)
+    return Lanes(_mm512_mul_epu32(__m512i(a), __m512i(b)));
+#elif defined(REINMAX_LEVEL_AVX2)
+    return Lanes(_mm256_mul_epu32(__m256i(a), __m256i(b)));
+#elif defined(__SSE2__)
+    return Lanes(_mm_mul_epu32(__m128i(a), __m128i(b)));
+#else
+    return (a & 0xFFFFFFFF) * (b & 0xFFFFFFFF);
+#endif
+  }
+};
+
+// One rounding, on every level.
+REINMAX_INLINE Register<float> fma(Register<float> a, Register<float> b, Register<float> c) {
+#if defined(REINMAX_LEVEL_AVX512)
+  return Register<float>(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
+#elif defined(REINMAX_LEVEL_AVX2)
+  return Register<float>(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
+#elif defined(__ARM_FEATURE_FMA)
+  return Register<float>(vfmaq_f32(c, a, b));
+#else
+  // The product is exact in double; over the contract's operands the second rounding never shows.
+  const DoublePair x = widen(a), y = widen(b), z = widen(c);
+  return narrow({x.low * y.low + z.low, x.high * y.high + z.high});
+#endif
+}
+
+// The larger; `b` where either is NaN.
+REINMAX_INLINE Register<float> maximum(Register<float> a, Register<float> b) {
+#if defined(REINMAX_LEVEL_AVX512)
+  return Register<float>(_mm512_max_ps(__m512(a), __m512(b)));
+#elif defined(REINMAX_LEVEL_AVX2)
+  return Register<float>(_mm256_max_ps(__m256(a), __m256(b)));
+#elif defined(__SSE2__)
+  return Register<float>(_mm_max_ps(__m128(a), __m128(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
+
+REINMAX_INLINE Register<double> maximum(Register<double> a, Register<double> b) { return a > b ? a : b; }
+
+template <class Element>
+REINMAX_INLINE Pack<Element> maximum(const Pack<Element>& a, const Pack<Element>& b) {
+  return a.each(b, [](auto u, auto v) { return maximum(u, v); });
+}
+
+// The first `n` elements, which may be none or more than fit, and `pad` in the other lanes. Through memory it would
+// cost as much as several packs: the processor waits where a load covers several stores.
+REINMAX_INLINE Register<float> load_register_first(const float* from, int64_t n, float pad) {
+#if defined(REINMAX_LEVEL_AVX512)
+  const __mmask16 first = n >= 16 ? 0xFFFF : n <= 0 ? 0 : __mmask16((1 << n) - 1);
+  return Register<float>(_mm512_mask_loadu_ps(_mm512_set1_ps(pad), first, from));
+#elif defined(REINMAX_LEVEL_AVX2)
+  const Register<int32_t> first = Register<int32_t>{0, 1, 2, 3, 4, 5, 6, 7} < int32_t(n);
+  return Register<float>(
+      _mm256_blendv_ps(_mm256_set1_ps(pad), _mm256_maskload_ps(from, __m256i(first)), __m256(first)));
+#else
+  Register<float> v = Register<float>{} + pad;
+  for (int i = 0; i < kRegisterLanes<float>; ++i) v[i] = i < n ? from[i] : pad;
+  return v;
+#endif
+}
+
+REINMAX_INLINE Register<double> load_register_first(const double* from, int64_t n, double pad) {
+#if defined(REINMAX_LEVEL_AVX512)
+  const __mmask8 first = n >= 8 ? 0xFF : n <= 0 ? 0 : __mmask8((1 << n) - 1);
+  return Register<double>(_mm512_mask_loadu_pd(_mm512_set1_pd(pad), first, from));
+#elif defined(REINMAX_LEVEL_AVX2)
+  const Register<int64_t> first = Register<int64_t>{0, 1, 2, 3} < n;
+  return Register<double>(
+      _mm256_blendv_pd(_mm256_set1_pd(pad), _mm256_maskload_pd(from, __m256i(first)), __m256d(first)));
+#else
+  Register<double> v = Register<double>{} + pad;
+  for (int i = 0; i < kRegisterLanes<double>; ++i) v[i] = i < n ? from[i] : pad;
+  return v;
+#endif
+}
+
+template <class Element>
+REINMAX_INLINE Pack<Element> load_first(const Element* from, int64_t n, Element pad) {
+  constexpr int kStep = kRegisterLanes<Element>;
+  return {load_register_first(from, n, pad), load_register_first(from + kStep, n - kStep, pad),
+          load_register_first(from + 2 * kStep, n - 2 * kStep, pad),
+          load_register_first(from + 3 * kStep, n - 3 * kStep, pad)};
 }
 
 // What differs between float and double lanes.
@@ -64,116 +260,105 @@ struct Simd;
 
 template <>
 struct Simd<float> {
-  using Float = reinmax_kernels::cpu::REINMAX_LEVEL::Float;
-  using Vector = Float;
-  using Mask = Int32;
-  static constexpr int kLanes = kVectorBytes / int(sizeof(float));
+  using Float = Pack<float>;
+  using Vector = Pack<float>;
 
-  REINMAX_INLINE Float broadcast(float v) { return Float{} + v; }
+  REINMAX_INLINE Float broadcast(float v) { return Float::broadcast(v); }
 
-  // One rounding, on every level.
-  REINMAX_INLINE Float fma(Float a, Float b, Float c) {
-#if defined(REINMAX_LEVEL_AVX512)
-    return Float(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
-#elif defined(REINMAX_LEVEL_AVX2)
-    return Float(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
-#elif defined(__ARM_FEATURE_FMA)
-    return Float(vfmaq_f32(c, a, b));
-#else
-    // The product is exact in double; over the contract's operands the second rounding never shows.
-    const DoublePair x = widen(a), y = widen(b), z = widen(c);
-    return narrow({x.low * y.low + z.low, x.high * y.high + z.high});
-#endif
+  REINMAX_INLINE Float fma(const Float& x, const Float& y, const Float& z) {
+    namespace level = reinmax_kernels::cpu::REINMAX_LEVEL;
+    return {level::fma(x.a, y.a, z.a), level::fma(x.b, y.b, z.b), level::fma(x.c, y.c, z.c), level::fma(x.d, y.d, z.d)};
   }
 
-  // To the nearest integer, ties to even, for v >= 0.
-  REINMAX_INLINE Float round(Float v) {
-#if defined(REINMAX_LEVEL_AVX512)
-    return Float(_mm512_roundscale_ps(__m512(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#elif defined(REINMAX_LEVEL_AVX2)
-    return Float(_mm256_round_ps(__m256(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#else
-    constexpr float kAllIntegers = 4194304.0f;  // 2^22: beyond it the sum with the magic number would not be exact
-    const Float rounded = (v + contract::kRoundingMagic) - contract::kRoundingMagic;
-    return v < kAllIntegers ? rounded : v;
-#endif
+  REINMAX_INLINE Float at_least(float limit, const Float& v) { return maximum(broadcast(limit), v); }
+
+  // 2^(n + kMore - 127), where n is what the low bits of `rounded` hold.
+  template <int kMore>
+  REINMAX_INLINE Float power_of_two(const Float& rounded) {
+    return rounded.each([](auto v) {
+      return bits_as<Register<float>>((bits_as<Register<uint32_t>>(v) << 23) + (uint32_t{kMore} << 23));
+    });
   }
 
-  // 2^(n + kScaleBits) from n + kRoundingMagic, whose low bits are n.
+  REINMAX_INLINE Float exp(const Float& d) { return contract::exp2<0, Simd>(d * contract::kLog2E); }
+
+  // 2^kScaleBits exp(x - total): `high` is the total as a float, `rest` what is missing, in powers of two.
   template <int kScaleBits>
-  REINMAX_INLINE Float power_of_two(Float rounded) {
-    return bits_as<Float>((bits_as<UInt32>(rounded) << 23) + (uint32_t{127 + kScaleBits} << 23));
+  REINMAX_INLINE Float exp_of_difference(const Float& x, const Float& high, const Float& rest) {
+    return contract::exp2<kScaleBits, Simd>(fma(x - high, broadcast(contract::kLog2E), rest));
   }
 
-  REINMAX_INLINE Float zero_where_less(Float t, float limit, Float v) {
-    return bits_as<Float>(~Int32(t < limit) & bits_as<Int32>(v));  // NaN is not less, and stays
-  }
-
-  REINMAX_INLINE Float exp(Float d) { return contract::exp2<0, Simd>(d * contract::kLog2E); }
+  REINMAX_INLINE float rest_of(double total) { return float((double(float(total)) - total) * 1.44269504088896340736); }
 };
 
 template <>
 struct Simd<double> {
-  using Vector = Double;
-  using Mask = Int64;
-  static constexpr int kLanes = kVectorBytes / int(sizeof(double));
-
-  REINMAX_INLINE Double broadcast(double v) { return Double{} + v; }
+  using Vector = Pack<double>;
 
   // exp(d) for d <= 0 or a little above; 0 below the smallest normal number, NaN for NaN. d = n ln 2 + r with
   // |r| <= ln(2)/2, and Taylor's series of exp(r) to r^13: relative error below 1e-16 before rounding.
-  REINMAX_INLINE Double exp(Double d) {
+  REINMAX_INLINE Vector exp(const Vector& d) {
     constexpr double kMagic = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer in the low bits
     constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
-    const Double rounded = d * 1.44269504088896340736 + kMagic;
-    const Double n = rounded - kMagic;
-    const Double r = (d - n * kLn2High) - n * kLn2Low;
-    Double series = broadcast(1.0 / 6227020800.0);
+    const Vector rounded = d * 1.44269504088896340736 + kMagic;
+    const Vector n = rounded - kMagic;
+    const Vector r = (d - n * kLn2High) - n * kLn2Low;
+    Vector series = Vector::broadcast(1.0 / 6227020800.0);
     constexpr double kFactorials[] = {479001600, 39916800, 3628800, 362880, 40320, 5040, 720, 120, 24, 6, 2, 1, 1};
     for (const double factorial : kFactorials) series = series * r + 1.0 / factorial;
-    const Double power = bits_as<Double>((bits_as<UInt64>(rounded) << 52) + (uint64_t{1023} << 52));
-    return bits_as<Double>(~Int64(d < -708.0) & bits_as<Int64>(series * power));
+    const Vector power = rounded.each([](auto v) {
+      return bits_as<Register<double>>((bits_as<Register<uint64_t>>(v) << 52) + (uint64_t{1023} << 52));
+    });
+    return select(d <= -708.0, Vector::broadcast(0), series * power);
   }
+
+  template <int kScaleBits>
+  REINMAX_INLINE Vector exp_of_difference(const Vector& x, const Vector& high, const Vector&) {
+    static_assert(-1 <= kScaleBits && kScaleBits <= 0);
+    return exp(x - high) * (kScaleBits == 0 ? 1.0 : 0.5);
+  }
+
+  REINMAX_INLINE double rest_of(double) { return 0; }
 };
 
-template <class Vector>
-REINMAX_INLINE Vector maximum(const Vector& a, const Vector& b) {
-  return a > b ? a : b;
-}
-
-// Reductions across the lanes, by halves.
-template <class Real, int kLanes>
-REINMAX_INLINE Real sum_lanes(const Real* lanes) {
-  if constexpr (kLanes == 1)
+// Reductions across lanes, by halves.
+template <int kLanes, class Element, class Function>
+REINMAX_INLINE Element reduce_lanes(const Element* lanes, Function function) {
+  if constexpr (kLanes == 1) {
     return lanes[0];
-  else
-    return sum_lanes<Real, kLanes / 2>(lanes) + sum_lanes<Real, kLanes / 2>(lanes + kLanes / 2);
+  } else {
+    return function(reduce_lanes<kLanes / 2>(lanes, function), reduce_lanes<kLanes / 2>(lanes + kLanes / 2, function));
+  }
 }
 
-template <class Real>
-REINMAX_INLINE Real sum(const typename Simd<Real>::Vector& v) {
-  alignas(kVectorBytes) Real lanes[Simd<Real>::kLanes];
-  store(lanes, v);
-  return sum_lanes<Real, Simd<Real>::kLanes>(lanes);
+template <class Element>
+REINMAX_INLINE Element sum(const Register<Element>& v) {
+  alignas(kRegisterBytes) Element lanes[kRegisterLanes<Element>];
+  store_register(lanes, v);
+  return reduce_lanes<kRegisterLanes<Element>>(lanes, [](Element x, Element y) { return x + y; });
 }
 
-template <class Real>
-REINMAX_INLINE Real largest(const typename Simd<Real>::Vector& v) {
-  alignas(kVectorBytes) Real lanes[Simd<Real>::kLanes];
-  store(lanes, v);
-  Real result = lanes[0];
-  for (int i = 1; i < Simd<Real>::kLanes; ++i) result = lanes[i] > result ? lanes[i] : result;
-  return result;
+template <class Element>
+REINMAX_INLINE Element sum(const Pack<Element>& v) {
+  return sum<Element>(v.fold([](auto x, auto y) { return x + y; }));
+}
+
+template <class Element>
+REINMAX_INLINE Element largest(const Pack<Element>& v) {
+  alignas(kRegisterBytes) Element lanes[kRegisterLanes<Element>];
+  store_register(lanes, v.fold([](auto x, auto y) { return maximum(x, y); }));
+  return reduce_lanes<kRegisterLanes<Element>>(lanes, [](Element x, Element y) { return x > y ? x : y; });
 }
 
 // Natural logarithm of v > 0, normal: v = 2^e f with f in [sqrt(1/2), sqrt(2)), s = (f - 1) / (f + 1), and
 // log f = 2 artanh(s) by its series to s^19: relative error below 1e-16 before rounding.
-REINMAX_INLINE Double log(Double v) {
+REINMAX_INLINE Register<double> log(const Register<double>& v) {
+  using Int64 = Register<int64_t>;
   const Int64 shifted = bits_as<Int64>(v) - 0x3FE6A09E667F3BCD;  // bits of sqrt(1/2)
   const Int64 exponent = shifted >> 52;
-  const Double f = bits_as<Double>((shifted & 0x000FFFFFFFFFFFFF) + 0x3FE6A09E667F3BCD);
-  const Double s = (f - 1.0) / (f + 1.0), s2 = s * s;
-  Double series = Simd<double>::broadcast(1.0 / 19);
+  const auto f = bits_as<Register<double>>((shifted & 0x000FFFFFFFFFFFFF) + 0x3FE6A09E667F3BCD);
+  const auto s = (f - 1.0) / (f + 1.0), s2 = s * s;
+  Register<double> series = Register<double>{} + 1.0 / 19;
   for (int k = 17; k >= 1; k -= 2) series = series * s2 + 1.0 / k;
-  return __builtin_convertvector(exponent, Double) * 0.693147180559945309417 + 2.0 * s * series;
+  return __builtin_convertvector(exponent, Register<double>) * 0.693147180559945309417 + 2.0 * s * series;
 }

@@ -7,8 +7,8 @@ REINMAX_INLINE void straight_through_general(Row& row, double tau) {
   const Real inverse_tau = inverse_of<Real>(tau);
   using Vector = typename Row::Vector;
   const Vector largest = row.largest_logit();
-  const auto tempered = [&](Vector logit) { return Simd<Real>::exp((logit - largest) * inverse_tau); };
-  const auto sums = row.template reduce<3>([&](const auto& at, Vector* sum) {
+  const auto tempered = [&](const Vector& logit) { return Simd<Real>::exp((logit - largest) * inverse_tau); };
+  const auto sums = row.template reduce<3>([&](const auto& at, auto* sum) {
     const Vector p = tempered(at.logit);
     sum[0] += p;
     sum[1] += p * at.grad_one_hot;
@@ -16,7 +16,7 @@ REINMAX_INLINE void straight_through_general(Row& row, double tau) {
   });
   const Vector scale = Real(1) / sums[0];
   const Vector centre = sums[1] * scale;
-  row.template write<0>([&](const auto& at, Vector*) {
+  row.template write<0>([&](const auto& at, auto*) {
     const Vector p = tempered(at.logit) * scale;
     return p * (at.grad_one_hot - centre) * inverse_tau + row.probability(at.logit) * (at.grad_probs - sums[2]);
   });
@@ -25,11 +25,10 @@ REINMAX_INLINE void straight_through_general(Row& row, double tau) {
 // tau = 1: p is pi, and both gradients pass through the same Jacobian.
 template <class Row>
 REINMAX_INLINE void straight_through_unit(Row& row) {
-  using Vector = typename Row::Vector;
   const auto sums = row.template reduce<1>(
-      [&](const auto& at, Vector* sum) { sum[0] += row.probability(at.logit) * (at.grad_one_hot + at.grad_probs); });
+      [&](const auto& at, auto* sum) { sum[0] += row.probability(at.logit) * (at.grad_one_hot + at.grad_probs); });
   row.template write<0>(
-      [&](const auto& at, Vector*) { return row.probability(at.logit) * (at.grad_one_hot + at.grad_probs - sums[0]); });
+      [&](const auto& at, auto*) { return row.probability(at.logit) * (at.grad_one_hot + at.grad_probs - sums[0]); });
 }
 
 static void straight_through_backward(const BackwardArguments& arguments, int64_t begin, int64_t end) {

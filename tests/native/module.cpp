@@ -27,11 +27,11 @@ struct Scalar {
   using Float = float;
   static float broadcast(float v) { return v; }
   static float fma(float a, float b, float c) { return std::fma(a, b, c); }
-  template <int kScaleBits>
+  static float at_least(float limit, float v) { return v < limit ? limit : v; }
+  template <int kMore>
   static float power_of_two(float rounded) {
-    return std::ldexp(1.0f, int(rounded - contract::kRoundingMagic) + kScaleBits);
+    return std::ldexp(1.0f, int(rounded - contract::kRoundingMagic) + kMore - 127);
   }
-  static float zero_where_less(float t, float limit, float v) { return t < limit ? 0 : v; }
 };
 
 const Kernels& kernels_of(const std::string& level) {
@@ -136,9 +136,9 @@ py::array backward(const std::string& level, const std::string& dtype, const py:
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("philox", [](std::vector<uint32_t> counter, std::vector<uint32_t> key) {
-    const contract::Words w =
-        contract::philox({counter.at(0), counter.at(1), counter.at(2), counter.at(3)}, key.at(0), key.at(1));
-    return std::vector<uint32_t>{w.w0, w.w1, w.w2, w.w3};
+    const contract::Words<contract::OneLane> words = {counter.at(0), counter.at(1), counter.at(2), counter.at(3)};
+    const auto w = contract::philox(words, key.at(0) | uint64_t{key.at(1)} << 32);
+    return std::vector<uint32_t>{uint32_t(w.w0), uint32_t(w.w1), uint32_t(w.w2), uint32_t(w.w3)};
   });
   m.def("multiply_high", [](uint64_t u, uint64_t v) { return contract::multiply_high(u, v); });
   m.def("exp2", py::vectorize([](float t) { return contract::exp2<0, Scalar>(t); }));

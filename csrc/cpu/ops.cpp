@@ -1,0 +1,300 @@
+// The op table of reinmax_kernels/ops.py on CPU tensors, through torch's stable ABI: from tensors to rows, and to the
+// kernels. The only file that knows both torch and the CPU's kernels.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdio>
+#include <limits>
+#include <memory>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "contract.h"
+#include "cpu/kernels.h"
+#include "cpu/memory.h"
+
+namespace reinmax_kernels::cpu {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Work below this many elements is not worth another thread.
+constexpr int64_t kElementsPerThread = 1 << 14;
+
+// What a caller of the public functions can't cause: the shapes were checked there. Kept as errors all the same, for
+// the ops can be called without them.
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+DType dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Half: return DType::kFloat16;
+    case ScalarType::BFloat16: return DType::kBFloat16;
+    case ScalarType::Float: return DType::kFloat32;
+    case ScalarType::Double: return DType::kFloat64;
+    case ScalarType::Bool: return DType::kBool;
+    default: throw std::invalid_argument("expected a floating-point or boolean tensor");
+  }
+}
+
+// The rows of a tensor that is broadcast to `sizes`, [..., C]: no copy, dimensions that step evenly merged.
+Rows rows_of(const Tensor& tensor, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+  const int64_t ndim = int64_t(sizes.size()), missing = ndim - tensor.dim();
+  require(missing >= 0 && ndim <= Rows::kMaxDims, "expected a tensor that broadcasts to the logits' shape");
+  const auto own_sizes = tensor.sizes(), own_strides = tensor.strides();
+  const auto stride = [&](int64_t d) -> int64_t {
+    if (d < missing) return 0;
+    require(own_sizes[d - missing] == sizes[d] || own_sizes[d - missing] == 1,
+            "expected a tensor that broadcasts to the logits' shape");
+    return own_sizes[d - missing] == 1 ? 0 : own_strides[d - missing];
+  };
+  Rows rows;
+  rows.data = tensor.const_data_ptr();
+  rows.dtype = dtype_of(tensor);
+  rows.category_stride = sizes[ndim - 1] == 1 ? 1 : stride(ndim - 1);
+  for (int64_t d = ndim - 2; d >= 0; --d) {
+    if (sizes[d] == 1) continue;
+    const int64_t step = stride(d);
+    if (rows.dims > 0 && step == rows.stride[rows.dims - 1] * rows.size[rows.dims - 1]) {
+      rows.size[rows.dims - 1] *= sizes[d];
+    } else {
+      rows.size[rows.dims] = sizes[d];
+      rows.stride[rows.dims++] = step;
+    }
+  }
+  return rows;
+}
+
+// One block of memory for each value read is slow: where categories are apart, rows are gathered by torch's copy.
+Tensor with_adjacent_categories(const Tensor& tensor) {
+  const int64_t last = tensor.dim() - 1;
+  const bool adjacent = tensor.size(last) <= 1 || tensor.stride(last) == 1 || tensor.stride(last) == 0;
+  return adjacent ? tensor : torch::stable::contiguous(tensor);
+}
+
+// Not by `new_empty`, which the dispatcher looks up by its name: in a small call that would be a tenth of the time.
+Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t step = 1;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = step;
+    step *= std::max<int64_t>(sizes[d], 1);
+  }
+  const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle tensor = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), type,
+                                                         aoti_torch_device_type_cpu(), 0, &tensor));
+  return Tensor(tensor);
+}
+
+int64_t bytes_of(const Tensor& tensor) { return tensor.numel() * int64_t(tensor.element_size()); }
+
+// An output of the logits' shape and dtype, every element of which will be written.
+Tensor dense_output(const Tensor& logits, const std::vector<int64_t>& sizes) {
+  Tensor output = empty(sizes, logits.scalar_type());
+  prefer_huge_pages(output.mutable_data_ptr(), bytes_of(output));
+  return output;
+}
+
+struct Shape {
+  explicit Shape(const Tensor& logits) : sizes(logits.sizes().begin(), logits.sizes().end()) {
+    require(!sizes.empty(), "logits: expected a category dimension");
+    categories = sizes.back();
+    require(categories >= 1 && categories <= contract::kMaxCategories, "logits: expected 1 to 2**23 categories");
+    leading.assign(sizes.begin(), sizes.end() - 1);
+    for (const int64_t size : leading) rows *= size;
+  }
+  std::vector<int64_t> sizes, leading;
+  int64_t rows = 1, categories;
+};
+
+Logits logits_of(const Tensor& logits, const std::optional<Tensor>& mask, const Shape& shape) {
+  Logits result;
+  result.values = rows_of(logits, shape.sizes);
+  require(result.values.dtype != DType::kBool, "logits: expected floating-point numbers");
+  result.categories = shape.categories;
+  if (mask) {
+    result.mask = rows_of(*mask, shape.sizes);
+    require(result.mask.dtype == DType::kBool, "mask: expected a boolean tensor");
+  }
+  return result;
+}
+
+double value_at(const Rows& values, int64_t row, int64_t category);
+
+// Names the first row without a distribution, and what it holds.
+[[noreturn]] void throw_invalid_row(const Logits& logits, int64_t row, int64_t rows) {
+  std::string held = "only -inf";
+  bool any_allowed = false;
+  for (int64_t j = 0; j < logits.categories; ++j) {
+    if (logits.mask.data != nullptr) {
+      const int64_t at = logits.mask.offset(row) + j * logits.mask.category_stride;
+      if (!static_cast<const bool*>(logits.mask.data)[at]) continue;
+    }
+    any_allowed = true;
+    const double value = value_at(logits.values, row, j);
+    if (std::isfinite(value) && std::isfinite(float(value))) continue;
+    if (std::isinf(value) && value < 0) continue;
+    char text[64];
+    if (std::isnan(value)) {
+      std::snprintf(text, sizeof text, "NaN");
+    } else if (std::isinf(value)) {
+      std::snprintf(text, sizeof text, "+inf");
+    } else {
+      std::snprintf(text, sizeof text, "%g (beyond float32, in which draws are made)", value);
+    }
+    held = std::string(text) + " at category " + std::to_string(j);
+    break;
+  }
+  if (!any_allowed) held = "no category that the mask allows";
+  throw std::invalid_argument("logits: row " + std::to_string(row) + " of " + std::to_string(rows) + " holds " + held +
+                              "; expected numbers or -inf, at least one of them finite");
+}
+
+double value_at(const Rows& values, int64_t row, int64_t category) {
+  const int64_t at = values.offset(row) + category * values.category_stride;
+  switch (values.dtype) {
+    case DType::kFloat64: return static_cast<const double*>(values.data)[at];
+    case DType::kFloat32: return static_cast<const float*>(values.data)[at];
+    case DType::kFloat16: return static_cast<const torch::headeronly::Half*>(values.data)[at];
+    default: return static_cast<const torch::headeronly::BFloat16*>(values.data)[at];
+  }
+}
+
+template <class Body>
+void parallel_for_rows(const Shape& shape, const Body& body) {
+  const int64_t grain = kElementsPerThread / shape.categories + 1;
+  if (shape.rows <= grain) {
+    if (shape.rows > 0) body(int64_t{0}, shape.rows);
+  } else {
+    torch::stable::parallel_for(0, shape.rows, grain, body);
+  }
+}
+
+// Draws into `arguments`, whose outputs the caller has allocated.
+void draw(SampleArguments& arguments, const Tensor& logits, const Tensor& seed, const std::optional<Tensor>& mask,
+          const Shape& shape) {
+  const int64_t seeds = seed.numel();
+  require(seed.scalar_type() == ScalarType::Long && seeds >= 1 && shape.rows % seeds == 0,
+          "seed: expected int64 seeds whose number divides the rows");
+  const Tensor seed_values = torch::stable::contiguous(seed);
+  arguments.logits = logits_of(logits, mask, shape);
+  arguments.seeds = seed_values.const_data_ptr<int64_t>();
+  arguments.rows_per_seed = shape.rows / seeds;
+  std::atomic<int64_t> first_invalid_row{std::numeric_limits<int64_t>::max()};
+  arguments.first_invalid_row = &first_invalid_row;
+  std::atomic<bool> out_of_memory{false};
+  const int64_t scratch_bytes = sample_scratch_bytes(shape.categories);
+  parallel_for_rows(shape, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<std::byte[]> scratch(new (std::nothrow) std::byte[scratch_bytes]);
+    if (scratch) {
+      kernels().sample(arguments, begin, end, scratch.get());
+    } else {
+      out_of_memory = true;
+    }
+  });
+  if (out_of_memory) throw std::bad_alloc();
+  if (first_invalid_row < shape.rows) throw_invalid_row(arguments.logits, first_invalid_row, shape.rows);
+}
+
+Tensor sample(const Tensor& logits_given, const Tensor& seed, const std::optional<Tensor>& mask, int64_t offset,
+              int64_t row_offset) {
+  const Shape shape(logits_given);
+  const Tensor logits = with_adjacent_categories(logits_given);
+  Tensor index = empty(shape.leading, ScalarType::Long);
+  SampleArguments arguments;
+  arguments.offset = offset;
+  arguments.row_offset = row_offset;
+  arguments.index = index.mutable_data_ptr<int64_t>();
+  draw(arguments, logits, seed, mask, shape);
+  return index;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> sample_dense(const Tensor& logits_given, const Tensor& seed,
+                                                        const std::optional<Tensor>& mask, int64_t offset,
+                                                        int64_t row_offset) {
+  const Shape shape(logits_given);
+  const Tensor logits = with_adjacent_categories(logits_given);
+  Tensor probs = dense_output(logits, shape.sizes);
+  Tensor one_hot = empty(shape.sizes, logits.scalar_type());
+  Tensor index = empty(shape.leading, ScalarType::Long);
+  Tensor log_sum_exp = empty(shape.leading, ScalarType::Double);
+  SampleArguments arguments;
+  arguments.offset = offset;
+  arguments.row_offset = row_offset;
+  arguments.index = index.mutable_data_ptr<int64_t>();
+  arguments.one_hot = one_hot.mutable_data_ptr();
+  arguments.one_hot_is_zero = zero_by_discarding(arguments.one_hot, bytes_of(one_hot));
+  if (!arguments.one_hot_is_zero) prefer_huge_pages(arguments.one_hot, bytes_of(one_hot));
+  arguments.probs = probs.mutable_data_ptr();
+  arguments.log_sum_exp = log_sum_exp.mutable_data_ptr<double>();
+  draw(arguments, logits, seed, mask, shape);
+  return {one_hot, probs, index, log_sum_exp};
+}
+
+// Runs one estimator's backward kernel; all of them take the same arguments.
+template <Backward* Kernels::* kKernel>
+Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<Tensor>& grad_probs,
+                const Tensor& logits_given, const Tensor& index_given, const Tensor& log_sum_exp_given,
+                const std::optional<Tensor>& mask, const std::optional<Tensor>& tau) {
+  const Shape shape(logits_given);
+  const Tensor logits = with_adjacent_categories(logits_given);
+  const Tensor index = torch::stable::contiguous(index_given);
+  const Tensor log_sum_exp = torch::stable::contiguous(log_sum_exp_given);
+  require(index.scalar_type() == ScalarType::Long && index.numel() == shape.rows, "index: expected int64, one a row");
+  require(log_sum_exp.scalar_type() == ScalarType::Double && log_sum_exp.numel() == shape.rows,
+          "log_sum_exp: expected float64, one a row");
+  const int64_t* indices = index.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < shape.rows; ++i) {
+    require(0 <= indices[i] && indices[i] < shape.categories, "index: expected categories in [0, C)");
+  }
+  Tensor grad_logits = dense_output(logits, shape.sizes);
+  BackwardArguments arguments;
+  arguments.logits = logits_of(logits, mask, shape);
+  // Copies of gradients whose categories lie apart, alive until the kernel is done.
+  std::optional<Tensor> gathered[2];
+  const auto gradient_rows = [&](const std::optional<Tensor>& given, std::optional<Tensor>& kept) {
+    if (!given) return Rows{};
+    kept = with_adjacent_categories(*given);
+    const Rows rows = rows_of(*kept, shape.sizes);
+    require(rows.dtype == arguments.logits.values.dtype, "gradient: expected the logits' dtype");
+    return rows;
+  };
+  arguments.grad_one_hot = gradient_rows(grad_one_hot, gathered[0]);
+  arguments.grad_probs = gradient_rows(grad_probs, gathered[1]);
+  arguments.index = indices;
+  arguments.log_sum_exp = log_sum_exp.const_data_ptr<double>();
+  arguments.grad_logits = grad_logits.mutable_data_ptr();
+  arguments.tau = 1;
+  if (tau) {
+    require(tau->numel() == 1 && tau->scalar_type() == ScalarType::Double, "tau: expected one float64");
+    arguments.tau = *tau->const_data_ptr<double>();
+    if (!(arguments.tau > 0) || std::isinf(arguments.tau)) {
+      throw std::invalid_argument("tau: expected a finite value > 0, got " + std::to_string(arguments.tau));
+    }
+  }
+  parallel_for_rows(shape, [&](int64_t begin, int64_t end) { (kernels().*kKernel)(arguments, begin, end); });
+  return grad_logits;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(reinmax_kernels, CPU, library) {
+  library.impl("sample", TORCH_BOX(&sample));
+  library.impl("sample_dense", TORCH_BOX(&sample_dense));
+  library.impl("reinmax_backward", TORCH_BOX((&backward<&Kernels::reinmax_backward>)));
+  library.impl("straight_through_backward", TORCH_BOX((&backward<&Kernels::straight_through_backward>)));
+}
+
+}  // namespace reinmax_kernels::cpu
