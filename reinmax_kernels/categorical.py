@@ -147,9 +147,8 @@ def _estimate(
     row_offset: int,
 ) -> tuple[Tensor, Tensor]:
     rows_last, mask_last, seeds = _operands(logits, dim, mask, generator, seed)
-    one_hot, probs, _, _ = ops.Estimator.apply(  # type: ignore[no-untyped-call]
-        name,
-        backends.overload(logits.device),
+    one_hot, probs = ops.estimate(
+        ops.ESTIMATORS[backends.overload(logits.device)][name],
         rows_last,
         seeds,
         mask_last,

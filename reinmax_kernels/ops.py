@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import unwrap_if_dead
 from torch._ops import OpOverload
 from torch.autograd.function import once_differentiable
 
@@ -116,44 +117,70 @@ def _declare(name: str, overload: str) -> OpOverload:
 OPS = {overload: {name: _declare(name, overload) for name in TABLE} for overload in OVERLOADS}
 
 
-class Estimator(torch.autograd.Function):
-    """One draw forward, one estimator's backward: `apply(name, overload, logits, seed, mask, offset, row_offset, tau)`
-    gives (one_hot, probs). An autograd.Function because it costs a third less time a call than
-    torch.library.register_autograd, and torch.compile and torch.func see through it just the same.
+def _estimator(draw: OpOverload, product: OpOverload) -> type[torch.autograd.Function]:
+    """One draw forward, one estimator's vector-Jacobian product backward. An autograd.Function because it costs a third
+    less time a call than torch.library.register_autograd, and torch.compile and torch.func see through it just the
+    same.
     """
 
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        name: str,
-        overload: str,
-        logits: Tensor,
-        seed: Tensor,
-        mask: Tensor | None,
-        offset: int,
-        row_offset: int,
-        tau: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        outputs: tuple[Tensor, Tensor, Tensor, Tensor] = OPS[overload]["sample_dense"](
-            logits, seed, mask, offset, row_offset
-        )
-        return outputs
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        name, overload, logits, _, mask, _, _, tau = inputs
-        _, _, index, log_sum_exp = output
-        ctx.backward_op = OPS[overload][f"{name}_backward"]
-        ctx.save_for_backward(logits, index, log_sum_exp, mask, tau)
-        ctx.mark_non_differentiable(index, log_sum_exp)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_one_hot: Tensor | None, grad_probs: Tensor | None, *_: None) -> Any:
+    def backward(ctx: Any, grad_one_hot: Tensor | None, grad_probs: Tensor | None) -> Any:
+        if grad_one_hot is None and grad_probs is None:
+            return None
         logits, index, log_sum_exp, mask, tau = ctx.saved_tensors
-        grad_logits = None
-        if grad_one_hot is not None or grad_probs is not None:
-            grad_logits = ctx.backward_op(grad_one_hot, grad_probs, logits, index, log_sum_exp, mask, tau)
-        return None, None, grad_logits, None, None, None, None, None
+        return product(grad_one_hot, grad_probs, logits, index, log_sum_exp, mask, tau)
+
+    backward_once = once_differentiable(backward)
+
+    class Estimator(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(
+            logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int, tau: Tensor | None
+        ) -> Any:
+            return draw(logits, seed, mask, offset, row_offset)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            logits, _, mask, _, _, tau = inputs
+            _, _, index, log_sum_exp = output
+            ctx.save_for_backward(logits, index, log_sum_exp, mask, tau)
+            ctx.mark_non_differentiable(index, log_sum_exp)
+            ctx.set_materialize_grads(False)
+
+        @staticmethod
+        def backward(ctx: Any, grad_one_hot: Tensor | None, grad_probs: Tensor | None, *_: None) -> Any:
+            # Only where a graph of the backward is asked for (`create_graph=True`) is there something to refuse.
+            differentiate = backward_once if torch.is_grad_enabled() else backward
+            return differentiate(ctx, grad_one_hot, grad_probs), None, None, None, None, None
+
+    return Estimator
+
+
+ESTIMATORS = {
+    overload: {
+        name.removesuffix("_backward"): _estimator(ops["sample_dense"], op)
+        for name, op in ops.items()
+        if name.endswith("_backward")
+    }
+    for overload, ops in OPS.items()
+}
+
+
+def estimate(
+    estimator: type[torch.autograd.Function],
+    logits: Tensor,
+    seed: Tensor,
+    mask: Tensor | None,
+    offset: int,
+    row_offset: int,
+    tau: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """(one_hot, probs) of logits [..., C], differentiable by one of ESTIMATORS."""
+    apply = estimator.apply
+    if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
+        # `Function.apply` binds default arguments by `inspect`, which takes three times as long as the rest of a small
+        # call and which `forward` has no use for. This is the method of its base that it ends in.
+        apply, logits = super(torch.autograd.Function, estimator).apply, unwrap_if_dead(logits)  # type: ignore[misc]
+    one_hot, probs, _, _ = apply(logits, seed, mask, offset, row_offset, tau)  # type: ignore[no-untyped-call]
+    return one_hot, probs

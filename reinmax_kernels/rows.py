@@ -13,6 +13,7 @@ from torch import Tensor
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_CATEGORIES = 2**23
 _INT64_SPAN = 2**64
+_SEED_RANGE = 2**63 - 1  # the most that torch.randint takes
 
 
 def categories_last(logits: Tensor, dim: int) -> Tensor:
@@ -79,7 +80,7 @@ def _draw_seed(generator: torch.Generator | None, device: torch.device) -> Tenso
             raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
         if generator.device.type != device.type or generator.device.index not in (None, device.index):
             raise ValueError(f"generator: expected one of {device} like the logits, got one of {generator.device}")
-    return torch.randint(2**63 - 1, (1,), generator=generator, dtype=torch.int64, device=device)
+    return torch.randint(_SEED_RANGE, (1,), generator=generator, device=device)
 
 
 def int64_bits(value: int, name: str) -> int:
