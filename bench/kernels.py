@@ -1,127 +1,169 @@
-"""How long the ops take, beside what else computes the same."""
+"""How long the ops take, beside what else computes the same, and beside a pass that only moves the same bytes."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import argparse
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 
-import reinmax
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor
-from torch.nn import functional
 
 import reinmax_kernels
 
+from . import cases, results
 from .cases import Case
-from .timer import Spread, ratio, take_turns
+from .peers import FRESH_LIMIT, LIMIT, WORKS, Operands, Work, failure
+from .tables import Row, add_sections, table_of_cases, three_digits
+from .timer import Spread, page_faults, ratio, take_turns
 
-DTYPE = torch.float32
-SECONDS = 2.0  # that each work may use up in its turns: two rounds of what takes more than a second
-
-Estimator = Callable[[Tensor, float], tuple[Tensor, ...]]  # logits and tau to what carries a gradient
-Sampler = Callable[[Tensor], Tensor]
-Works = dict[str, Callable[[], object]]
-
-
-def _reference(logits: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    with reinmax_kernels.backend("reference"):
-        return reinmax_kernels.reinmax(logits, tau)
+BUSY = 0.5  # load average from which other work is likely to show
+SECONDS = 2.0  # that each peer may use up in its turns: two rounds of what takes more than a second
+QUICK_SECONDS = 0.2
 
 
-# A peer is one line; the first is what the others are compared with.
-ESTIMATORS: dict[str, Estimator] = {
-    "reinmax_kernels": reinmax_kernels.reinmax,
-    "its reference": _reference,
-    "reinmax (PyPI)": reinmax.reinmax,
-    "gumbel_softmax": lambda logits, tau: (functional.gumbel_softmax(logits, tau, hard=True),),
-}
-SAMPLERS: dict[str, Sampler] = {
-    "reinmax_kernels": reinmax_kernels.sample,
-    "softmax, multinomial": lambda logits: torch.multinomial(logits.softmax(-1), 1),
-}
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    cases.add_arguments(parser)
+    cases.add_shapes_argument(parser)
 
 
-def _forward_backward(estimator: Estimator, logits: Tensor, grads: Sequence[Tensor], tau: float) -> None:
-    outputs = estimator(logits, tau)
-    torch.autograd.grad(outputs, logits, grads[: len(outputs)])
+def run(options: argparse.Namespace, console: Console) -> None:
+    torch.manual_seed(options.seed)  # the peers draw from the global generator
+    chosen = cases.chosen(options)
+    configuration = cases.configuration(options) | {"load": round(os.getloadavg()[0], 2)}  # what else keeps it busy
+    rows = measure(chosen, options, console)
+    for name, work in WORKS.items():
+        console.print(_table(work, [row for row in rows if row["work"] == name]))
+    console.print(_legend(configuration, chosen), highlight=False)
+    if configuration["load"] > BUSY:
+        console.print(
+            f"The machine was busy (load average {configuration['load']}): don't trust these times.", style="red"
+        )
+    results.save(options.output, "kernels", configuration, rows, _figure(rows))
 
 
-def _estimator_works(case: Case, generator: torch.Generator) -> Works:
-    shape = (case.rows, case.categories)
-    logits, *grads = (torch.randn(shape, generator=generator, dtype=DTYPE) for _ in range(3))
-    logits.requires_grad_()
-    return {name: partial(_forward_backward, peer, logits, grads, case.tau) for name, peer in ESTIMATORS.items()}
-
-
-def _sampler_works(case: Case, generator: torch.Generator) -> Works:
-    logits = torch.randn(case.rows, case.categories, generator=generator, dtype=DTYPE)
-    return {name: partial(peer, logits) for name, peer in SAMPLERS.items()}
-
-
-def print_times(cases: Sequence[Case], seed: int, console: Console) -> None:
-    _print_table(
-        "Forward and backward of reinmax and its peers, ms",
-        "Gradients arrive at the one-hot and, where an estimator returns them, at the probabilities.",
-        {f"{case.name}\n{case.rows} x {case.categories}, τ {case.tau:g}": (case, _estimator_works) for case in cases},
-        seed,
-        console,
-    )
-    _print_table(
-        "One index for each row, ms",
-        "No gradient.",
-        {f"{case.name}\n{case.rows} x {case.categories}": (case, _sampler_works) for case in cases},
-        seed,
-        console,
-    )
-
-
-def _print_table(
-    title: str,
-    note: str,
-    prepared: Mapping[str, tuple[Case, Callable[[Case, torch.Generator], Works]]],
-    seed: int,
-    console: Console,
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # the peers draw from the global generator
-    results = {}
+def measure(chosen: Sequence[Case], options: argparse.Namespace, console: Console) -> list[Row]:
+    generator = torch.Generator().manual_seed(options.seed)
+    rows = []
     with Progress(console=console, transient=True) as progress:
-        for label, (case, works) in progress.track(prepared.items(), description=title):
-            results[label] = take_turns(works(case, generator), SECONDS)
-    first, *others = next(iter(results.values()))
-    table = Table("case", first, *others, title=title, caption=f"{_caption()} {note}", show_lines=True)
-    for label, times in results.items():
-        cells = (f"{_times(times[peer])}\n{_ratio(times[peer], times[first])}" for peer in others)
-        table.add_row(label, _times(times[first]), *cells)
-    console.print(table)
+        task = progress.add_task("", total=len(chosen) * len(WORKS))
+        for case in chosen:
+            torch.compiler.reset()  # compiled for this shape alone, whatever came before
+            operands = Operands.random(case, options, generator)
+            for name in WORKS:
+                progress.update(task, description=f"{case.name}: {name}")
+                rows += _rows(case, name, operands, QUICK_SECONDS if options.quick else SECONDS)
+                progress.advance(task)
+    return rows
 
 
-def _times(seconds: Sequence[float]) -> str:
-    return _spread(Spread.of([1e3 * value for value in seconds]))
+def _rows(case: Case, name: str, operands: Operands, seconds: float) -> list[Row]:
+    work = WORKS[name]
+    calls = work.calls(operands)
+    ours, *others = calls
+    failures = {peer: reason for peer in others if (reason := failure(calls[peer]))}
+    available = {peer: call for peer, call in calls.items() if peer not in failures}
+    synchronise = torch.cuda.synchronize if operands.rows.is_cuda else lambda: None
+    times = take_turns(available, seconds, synchronise=synchronise)
+
+    def row(peer: str) -> Row:
+        about = {
+            "work": name,
+            "case": case.name,
+            "rows": case.rows,
+            "categories": case.categories,
+            "source": case.source,
+            "peer": peer,
+        }
+        if peer in failures:
+            return about | {"unavailable": failures[peer]}
+        time, times_ours = Spread.of(times[peer]), ratio(times[peer], times[ours])
+        return about | {
+            "seconds": time.median,
+            "seconds_low": time.low,
+            "seconds_high": time.high,
+            "rounds": len(times[peer]),
+            "ratio": times_ours.median,
+            "ratio_low": times_ours.low,
+            "ratio_high": times_ours.high,
+            "bytes": work.traffic(operands),
+            "of_limit": ratio(times[LIMIT], times[peer]).median,
+            "of_fresh_limit": ratio(times[FRESH_LIMIT], times[peer]).median if FRESH_LIMIT in times else None,
+            "page_faults": page_faults(calls[peer]),
+        }
+
+    return [row(peer) for peer in calls]
 
 
-def _ratio(seconds: Sequence[float], baseline: Sequence[float]) -> str:
-    return "x " + _spread(ratio(seconds, baseline))
+def geometric_means(rows: Iterable[Row], key: str) -> dict[str, float]:
+    """For each peer, over all the cases where it has such a figure."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if row.get(key) is not None:
+            values.setdefault(row["peer"], []).append(row[key])
+    return {peer: statistics.geometric_mean(figures) for peer, figures in values.items()}
 
 
-def _spread(spread: Spread) -> str:
-    if spread.low == spread.high:
-        return _three_digits(spread.median)
-    return f"{_three_digits(spread.median)} ({_three_digits(spread.low)}-{_three_digits(spread.high)})"
+def _table(work: Work, rows: Sequence[Row]) -> Table:
+    headings = ("ms (quartiles)", "x ours", "GB/s", "of limit", "of fresh", "page faults")
+    table = table_of_cases(work.title, headings)
+    add_sections(table, rows, _cells)
+    if len({row["case"] for row in rows}) > 1:
+        _add_means(table, rows)
+    return table
 
 
-def _three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
-
-
-def _caption() -> str:
-    facts = reinmax_kernels.build_info() | {
-        "threads": torch.get_num_threads(),
-        "dtype": str(DTYPE).removeprefix("torch."),
-    }
-    spelled = (f"{key} {', '.join(v) if isinstance(v, list) else v}" for key, v in facts.items() if v)
+def _cells(row: Row) -> Sequence[str]:
+    milliseconds = [three_digits(1e3 * row[key]) for key in ("seconds", "seconds_low", "seconds_high")]
     return (
-        "Median (quartiles) over rounds in which all take turns; x: times as long as the first column, round by round. "
-        f"{'; '.join(spelled)}."
+        milliseconds[0] if row["rounds"] == 1 else "{} ({}-{})".format(*milliseconds),
+        three_digits(row["ratio"]),
+        three_digits(row["bytes"] / row["seconds"] / 1e9),
+        _percent(row["of_limit"]),
+        _percent(row["of_fresh_limit"]),
+        str(row["page_faults"]),
     )
+
+
+def _add_means(table: Table, rows: Sequence[Row]) -> None:
+    table.add_section()
+    ratios, of_limit, of_fresh = (geometric_means(rows, key) for key in ("ratio", "of_limit", "of_fresh_limit"))
+    labels = iter(["geometric", "means"])
+    for peer, mean in ratios.items():
+        shares = _percent(of_limit[peer]), _percent(of_fresh.get(peer))
+        table.add_row(next(labels, ""), peer, "", three_digits(mean), "", *shares)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{three_digits(100 * share)}%"
+
+
+def _legend(configuration: Mapping[str, object], chosen: Sequence[Case]) -> str:
+    build = reinmax_kernels.build_info()
+    build |= {key: ", ".join(value) for key, value in build.items() if isinstance(value, list)}
+    facts = {**configuration, "threads": torch.get_num_threads(), **build}
+    return "\n".join(
+        [
+            *(f"{case.name} ({case.shape}): {case.source}" for case in chosen),
+            "Times are medians (quartiles) over rounds in which all take turns; x ours: how many times as long as the "
+            "first, round by round. GB/s are of the least that has to move.",
+            "The limit moves the same bytes and computes next to nothing, in memory that is there already. The fresh "
+            "limit writes to memory had anew, as results are: what lies between the two is page faults.",
+            "; ".join(f"{key} {value}" for key, value in facts.items() if value != "") + ".",
+        ]
+    )
+
+
+def _figure(rows: Sequence[Row]) -> Figure:
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    for axes, (name, work) in zip(figure.subplots(2, 2).flat, WORKS.items(), strict=True):
+        for peer in dict.fromkeys(row["peer"] for row in rows if row["work"] == name):
+            timed = [row for row in rows if (row["work"], row["peer"]) == (name, peer) and "seconds" in row]
+            rates = [row["bytes"] / row["seconds"] / 1e9 for row in timed]
+            axes.plot([row["case"] for row in timed], rates, "_" if peer in (LIMIT, FRESH_LIMIT) else "o", label=peer)
+        axes.set(title=work.title, ylabel="GB/s", yscale="log")
+        axes.tick_params("x", rotation=30)
+        axes.legend(fontsize="small")
+    return figure
