@@ -20,7 +20,23 @@ namespace py = pybind11;
 namespace contract = reinmax_kernels::contract;
 using namespace reinmax_kernels::cpu;
 
+#if defined(__x86_64__)
+namespace reinmax_kernels::cpu::avx512_in_halves {
+extern const Kernels kKernels;
+}
+#endif
+
 namespace {
+
+// What the processor can run, and with AVX2 the AVX-512 text in halves.
+std::vector<const Kernels*> tested_levels() {
+  const Levels levels = available_levels();
+  std::vector<const Kernels*> tested(levels.all, levels.all + levels.count);
+#if defined(__x86_64__)
+  if (levels.count > 1) tested.push_back(&avx512_in_halves::kKernels);
+#endif
+  return tested;
+}
 
 // The contract's exponential with one lane.
 struct Scalar {
@@ -35,9 +51,8 @@ struct Scalar {
 };
 
 const Kernels& kernels_of(const std::string& level) {
-  const Levels levels = available_levels();
-  for (int i = 0; i < levels.count; ++i) {
-    if (level == levels.all[i]->level) return *levels.all[i];
+  for (const Kernels* kernels : tested_levels()) {
+    if (level == kernels->level) return *kernels;
   }
   throw std::invalid_argument("unknown level " + level);
 }
@@ -144,8 +159,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("exp2", py::vectorize([](float t) { return contract::exp2<0, Scalar>(t); }));
   m.def("levels", [] {
     std::vector<std::string> names;
-    const Levels levels = available_levels();
-    for (int i = 0; i < levels.count; ++i) names.push_back(levels.all[i]->level);
+    for (const Kernels* kernels : tested_levels()) names.push_back(kernels->level);
     return names;
   });
   m.def("sample", &sample);
