@@ -3,9 +3,12 @@ the way. AVX-512's text runs on AVX2 too, each vector in two halves. Under `make
 AddressSanitizer and UndefinedBehaviorSanitizer.
 """
 
+import mmap
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +77,13 @@ def test_multiply_high_is_the_high_half_of_the_product(native):
 
 
 def test_exp2_is_the_references_bit_for_bit(native):
-    t = np.concatenate([-np.logspace(-10, 1.8, 200_001), np.linspace(-64, 0, 200_001), [0.0, -0.0]]).astype(np.float32)
-    t = t[t >= -64]
+    t = np.concatenate(
+        [-np.logspace(-10, 1.8, 200_001), np.linspace(-64, 0, 200_001), [0.0, -0.0], 0.5 - np.arange(64)]
+    )
+    # Every float around the tie at -1/2, where the remainder is largest: the last place of the first coefficient shows.
+    tie = -np.arange(*np.float32([0.4375, 0.5625]).view(np.int32), dtype=np.int32).view(np.float32)
+    t = np.concatenate([t.astype(np.float32), tie])
+    t = t[(t >= -64) & (t <= 0)]
     assert np.array_equal(native.exp2(t), contract.exp2(torch.from_numpy(t)).numpy())
 
 
@@ -220,6 +228,65 @@ def test_half_types_are_the_float32_result_rounded_to_nearest_even(native, level
     narrow_grad = native.reinmax_backward(level, dtype, as_numpy(g), None, as_numpy(x), *rest)
     wide_grad = native.reinmax_backward(level, "float32", g.float().numpy(), None, x.float().numpy(), *rest)
     assert torch.equal(as_torch(narrow_grad, half), torch.from_numpy(wide_grad).to(half))
+
+
+# Memory of large outputs.
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is left as the system gives it")
+
+
+def block_of(size: int, flags: int) -> np.ndarray:
+    """Pages from the system, every byte 7."""
+    block = np.frombuffer(mmap.mmap(-1, size, flags=flags), np.uint8)
+    block[:] = 7
+    return block
+
+
+@linux
+@pytest.mark.parametrize(("start", "end"), [(0, 0), (1, 0), (0, 1), (64, 4000), (4095, 4097)])
+def test_a_discarded_block_is_zero_and_its_neighbours_are_left_alone(native, start, end):
+    memory = block_of(native.fresh_bytes + 2 * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block = memory[start : len(memory) - end]
+    assert native.zero_by_discarding(block.ctypes.data, block.nbytes)
+    assert not block.any()
+    assert (memory[:start] == 7).all()
+    assert (memory[len(memory) - end :] == 7).all()
+
+
+@linux
+def test_what_can_not_be_discarded_is_said_to_need_writing(native):
+    """Shared memory comes back as it was, and a small block would be no fresh one from the system."""
+    shared = block_of(native.fresh_bytes, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+    assert not native.zero_by_discarding(shared.ctypes.data, shared.nbytes)
+    small = block_of(native.fresh_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)[1:]
+    assert not native.zero_by_discarding(small.ctypes.data, small.nbytes)
+    assert (small == 7).all()
+
+
+def huge_page_ranges(block: np.ndarray) -> list[tuple[int, int]]:
+    """Where in this block the system was advised to give huge pages, as offsets; from /proc/self/smaps."""
+    ranges, bounds = [], (0, 0)
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if heading := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            bounds = tuple(int(bound, 16) - block.ctypes.data for bound in heading.groups())
+        elif line.startswith("VmFlags:") and "hg" in line.split() and bounds[1] > 0 and bounds[0] < block.nbytes:
+            ranges.append(bounds)
+    return ranges
+
+
+@linux
+@pytest.mark.skipif(os.environ.get("REINMAX_KERNELS_HUGE_PAGES") == "0", reason="forbidden by the environment")
+def test_huge_pages_are_asked_for_inside_the_block_alone(native):
+    huge = 2 << 20
+    memory = block_of(8 * huge, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    first = -memory.ctypes.data % huge
+    block = memory[first + huge - 64 : first + 5 * huge + 64]
+    if not Path("/sys/kernel/mm/transparent_hugepage").exists():
+        pytest.skip("this kernel has no transparent huge pages")
+    native.prefer_huge_pages(block.ctypes.data, 2 * huge - 1)  # too small
+    assert huge_page_ranges(memory) == []
+    native.prefer_huge_pages(block.ctypes.data, block.nbytes)
+    assert huge_page_ranges(memory) == [(first + huge, first + 5 * huge)]
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="binutils' nm is not installed")

@@ -17,7 +17,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import reinmax_kernels
-from reinmax_kernels import ops, reinmax, sample, straight_through
+from reinmax_kernels import backends, ops, reinmax, sample, straight_through
 
 ESTIMATORS = {"reinmax": reinmax, "straight_through": straight_through}
 
@@ -79,6 +79,55 @@ def test_opcheck_of_the_backwards(overload, op, mask, tau, given):
         None if tau is None else torch.tensor(tau, dtype=torch.float64),
     )
     torch.library.opcheck(ops.OPS[overload][op], args)
+
+
+REFUSED_DRAWS = [
+    ({"seed": torch.arange(4)}, "seed: expected int64 seeds whose number divides the rows"),
+    ({"seed": torch.arange(0)}, "seed: expected int64 seeds"),
+    ({"seed": torch.arange(3).int()}, "seed: expected int64 seeds"),
+    ({"mask": torch.ones(6, 5)}, "mask: expected a boolean tensor"),
+    ({"mask": torch.ones(6, 4).bool()}, "expected a tensor that broadcasts to the logits' shape"),
+    ({"logits": torch.ones(6, 5).bool()}, "logits: expected floating-point numbers"),
+]
+REFUSED_BACKWARDS = [
+    *(({"index": torch.tensor([0, 1, 2, 3, 4, j])}, "index: expected categories in") for j in (-1, 5, 2**40)),
+    ({"index": torch.arange(5)}, "index: expected int64, one a row"),
+    ({"index": torch.zeros(6).int()}, "index: expected int64, one a row"),
+    ({"log_sum_exp": torch.zeros(5).double()}, "log_sum_exp: expected float64, one a row"),
+    ({"log_sum_exp": torch.zeros(6)}, "log_sum_exp: expected float64, one a row"),
+    ({"grad_one_hot": torch.ones(5, 5)}, "expected a tensor that broadcasts to the logits' shape"),
+    ({"grad_probs": torch.ones(6, 5).double()}, "gradient: expected the logits' dtype"),
+    ({"tau": torch.ones(2).double()}, "tau: expected one float64"),
+    ({"tau": torch.tensor(1.0)}, "tau: expected one float64"),
+]
+kernels_only = pytest.mark.skipif(backends.native is None, reason="the reference leaves these checks to PyTorch")
+
+
+@kernels_only
+@pytest.mark.parametrize(("change", "expected"), REFUSED_DRAWS)
+@pytest.mark.parametrize("op", ["sample", "sample_dense"])
+def test_the_kernels_refuse_to_draw_outside_of_their_tensors(op, change, expected):
+    """The public functions check first; the ops can be called without them, and must not read stray memory."""
+    given = {"logits": torch.zeros(6, 5), "seed": torch.arange(3), "mask": None, "offset": 0, "row_offset": 0}
+    with pytest.raises(ValueError, match=expected):
+        ops.OPS["default"][op](*(given | change).values())
+
+
+@kernels_only
+@pytest.mark.parametrize(("change", "expected"), REFUSED_BACKWARDS)
+@pytest.mark.parametrize("op", ["reinmax_backward", "straight_through_backward"])
+def test_the_kernels_refuse_a_backward_outside_of_their_tensors(op, change, expected):
+    given = {
+        "grad_one_hot": torch.ones(6, 5),
+        "grad_probs": None,
+        "logits": torch.zeros(6, 5),
+        "index": torch.zeros(6, dtype=torch.int64),
+        "log_sum_exp": torch.zeros(6, dtype=torch.float64),
+        "mask": None,
+        "tau": None,
+    }
+    with pytest.raises(ValueError, match=expected):
+        ops.OPS["default"][op](*(given | change).values())
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -15,6 +15,7 @@
 
 #include "contract.h"
 #include "cpu/kernels.h"
+#include "cpu/memory.h"
 
 namespace py = pybind11;
 namespace contract = reinmax_kernels::contract;
@@ -105,6 +106,7 @@ py::tuple sample(const std::string& level, const std::string& dtype, const py::a
   const std::unique_ptr<int64_t[]> index(new int64_t[rows]);
   const std::unique_ptr<double[]> log_sum_exp(new double[rows]());
   const std::unique_ptr<char[]> scratch(new char[sample_scratch_bytes(categories)]);
+  std::memset(scratch.get(), 0xD7, sample_scratch_bytes(categories));  // -4.7e14: a weight read here unwritten shows
   std::atomic<int64_t> first_invalid_row{std::numeric_limits<int64_t>::max()};
   SampleArguments a;
   a.logits.values = rows_of(values, dtype_of(dtype), categories);
@@ -162,6 +164,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     for (const Kernels* kernels : tested_levels()) names.push_back(kernels->level);
     return names;
   });
+  m.attr("fresh_bytes") = kFreshBytes;
+  m.def("zero_by_discarding",
+        [](uintptr_t data, int64_t bytes) { return zero_by_discarding(reinterpret_cast<void*>(data), bytes); });
+  m.def("prefer_huge_pages",
+        [](uintptr_t data, int64_t bytes) { prefer_huge_pages(reinterpret_cast<void*>(data), bytes); });
   m.def("sample", &sample);
   m.def("reinmax_backward", &backward<&Kernels::reinmax_backward>);
   m.def("straight_through_backward", &backward<&Kernels::straight_through_backward>);
