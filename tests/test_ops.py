@@ -99,6 +99,10 @@ REFUSED_BACKWARDS = [
     ({"grad_probs": torch.ones(6, 5).double()}, "gradient: expected the logits' dtype"),
     ({"tau": torch.ones(2).double()}, "tau: expected one float64"),
     ({"tau": torch.tensor(1.0)}, "tau: expected one float64"),
+    *(
+        ({"tau": torch.tensor(tau, dtype=torch.float64)}, "tau: expected a finite value > 0")
+        for tau in (0, -1, torch.inf, torch.nan)
+    ),
 ]
 kernels_only = pytest.mark.skipif(backends.native is None, reason="the reference leaves these checks to PyTorch")
 
