@@ -3,6 +3,7 @@ the way. AVX-512's text runs on AVX2 too, each vector in two halves. Under `make
 AddressSanitizer and UndefinedBehaviorSanitizer.
 """
 
+import functools
 import mmap
 import os
 import re
@@ -106,44 +107,53 @@ def as_torch(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     return torch.from_numpy(array).view(dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("categories", [1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 130, 1000, 1023, 1024, 1025, 2100])
-def test_kernels_against_the_reference(native, level, dtype, categories):
+@functools.lru_cache(maxsize=1)
+def reference_case(dtype: str, categories: int):
+    """Logits, both gradients and a mask; what the reference draws without and with the mask; and its gradients, by
+    estimator, with and without the gradient of the probabilities, and temperature.
+    """
     generator = torch.Generator().manual_seed(categories)
     shape = (67, categories)
     logits, g, h = (torch.randn(shape, generator=generator).mul(3).to(DTYPES[dtype]) for _ in range(3))
     mask = torch.rand(shape, generator=generator) < 0.7
     mask[:, categories // 2] = True
-    seed = torch.tensor([5])
-    for allowed in (None, mask):
-        expected = reference.sample_dense(logits, seed, allowed, 1, 2)
-        masked = None if allowed is None else allowed.numpy()
+    draws = [reference.sample_dense(logits, torch.tensor([5]), allowed, 1, 2) for allowed in (None, mask)]
+    gradients = {
+        (name, with_h, tau): getattr(reference, name)(
+            g,
+            h if with_h else None,
+            logits,
+            *draws[0][2:],
+            None,
+            None if tau == 1 else torch.tensor(tau, dtype=torch.float64),
+        )
+        for name in ("reinmax_backward", "straight_through_backward")
+        for with_h in (False, True)
+        for tau in (1.0, 0.7)
+    }
+    return logits, g, h, mask, draws, gradients
+
+
+@pytest.mark.parametrize("level", LEVELS, indirect=True)  # on top it varies fastest: the levels share a case
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("categories", [1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 130, 1000, 1023, 1024, 1025, 2100])
+def test_kernels_against_the_reference(native, level, dtype, categories):
+    logits, g, h, mask, draws, gradients = reference_case(dtype, categories)
+    for allowed, expected in zip((None, mask.numpy()), draws, strict=True):
         index, one_hot, probs, log_sum_exp, invalid = native.sample(
-            level, dtype, as_numpy(logits), masked, [5], 1, 2, True
+            level, dtype, as_numpy(logits), allowed, [5], 1, 2, True
         )
         assert invalid == -1
         assert np.array_equal(index, expected[2].numpy())
         assert torch.equal(as_torch(one_hot, DTYPES[dtype]), expected[0])
         torch.testing.assert_close(as_torch(probs, DTYPES[dtype]), expected[1])
         np.testing.assert_allclose(log_sum_exp, expected[3].numpy(), rtol=0, atol=1e-6)
-    _, _, index, log_sum_exp = reference.sample_dense(logits, seed, None, 1, 2)
-    for name in ("reinmax_backward", "straight_through_backward"):
-        for grad_probs in (None, h):
-            for tau in (None, 0.7):
-                temperature = None if tau is None else torch.tensor(tau, dtype=torch.float64)
-                expected = getattr(reference, name)(g, grad_probs, logits, index, log_sum_exp, None, temperature)
-                result = getattr(native, name)(
-                    level,
-                    dtype,
-                    as_numpy(g),
-                    None if grad_probs is None else as_numpy(grad_probs),
-                    as_numpy(logits),
-                    index.numpy(),
-                    log_sum_exp.numpy(),
-                    tau or 1.0,
-                )
-                actual = as_torch(result, DTYPES[dtype])
-                torch.testing.assert_close(actual, expected, **tolerance(DTYPES[dtype], g))
+    index, log_sum_exp = (t.numpy() for t in draws[0][2:])
+    for (name, with_h, tau), expected in gradients.items():
+        grad_probs = as_numpy(h) if with_h else None
+        inputs = as_numpy(g), grad_probs, as_numpy(logits), index, log_sum_exp, tau
+        actual = as_torch(getattr(native, name)(level, dtype, *inputs), DTYPES[dtype])
+        torch.testing.assert_close(actual, expected, **tolerance(DTYPES[dtype], g))
 
 
 def tolerance(dtype: torch.dtype, gradient: torch.Tensor) -> dict[str, float]:
