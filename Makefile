@@ -24,7 +24,7 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE_SOURCES)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE_SOURCES) $(wildcard tests/native/*)
 	$(BIN)/mypy
 
 # The native code under AddressSanitizer and UndefinedBehaviorSanitizer.
