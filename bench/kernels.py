@@ -20,7 +20,7 @@ from .tables import Row, add_sections, table_of_cases, three_digits
 from .timer import Spread, page_faults, ratio, take_turns
 
 BUSY = 0.5  # load average from which other work is likely to show
-SECONDS = 2.0  # that each peer may use up in its turns: two rounds of what takes more than a second
+SECONDS = 2.0  # that each peer may use up in its turns: one round of what takes more than a second
 QUICK_SECONDS = 0.2
 
 

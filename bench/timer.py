@@ -36,8 +36,10 @@ def take_turns(
     """Seconds per call of each work, one value a round.
 
     Each work is warmed up, then has one turn in every round until it has used up `seconds` or there were MAX_ROUNDS.
-    A slow work thus leaves after fewer rounds, and one that takes longer than `seconds` has its only turn as it is
-    warmed up: what that pays for, pages and thread pools, is lost in it. Who begins changes from round to round.
+    A turn begins with a call that isn't timed: it pays for what the work before it left behind, in caches and in memory
+    that was given back to the system. A slow work leaves after fewer rounds, and one that takes longer than `seconds`
+    has its only turn as it is warmed up: what that pays for, pages and thread pools, is lost in it. Who begins changes
+    from round to round.
 
     `synchronise` waits for the device, at both ends of a turn: a GPU's kernels run on after their launch returns.
     """
@@ -65,8 +67,9 @@ def take_turns(
     for _ in range(MAX_ROUNDS):
         for name in names:
             if used[name] < seconds:
+                before = duration(works[name], 1)
                 spent = duration(works[name], calls[name])
-                used[name] += spent
+                used[name] += before + spent
                 times[name].append(spent / calls[name])
         names.append(names.pop(0))
     return times

@@ -39,12 +39,20 @@ class TestTimer:
     def test_works_take_turns_and_the_first_one_changes(self):
         fake = FakeWorks(a=1.0, b=1.0, c=1.0)
         fake.times(seconds=3)
-        assert "".join(fake.calls) == "abc" + "abc" + "bca" + "cab"
+        assert "".join(fake.calls) == "abc" + "aabbcc" + "bbccaa"
+
+    def test_what_the_work_before_left_behind_is_not_timed(self):
+        # The first call after another work takes ten times as long.
+        fake = FakeWorks(a=0.1, b=0.1)
+        run = fake._run
+        fake._run = lambda name, spent: run(name, spent if fake.calls[-1:] == [name] else 10 * spent)
+        times = fake.times(seconds=10)
+        assert times["a"] + times["b"] == pytest.approx([0.1] * 2 * len(times["a"]))
 
     def test_slow_work_leaves_after_its_share(self):
-        fake = FakeWorks(fast=0.1, slow=0.6, slowest=3.0)
+        fake = FakeWorks(fast=0.05, slow=0.3, slowest=3.0)
         times = fake.times(seconds=1)
-        assert times["slow"] == pytest.approx([0.6] * 2)
+        assert times["slow"] == pytest.approx([0.3] * 2)
         assert times["slowest"] == pytest.approx([3.0])
         assert fake.calls.count("slowest") == 1
         assert len(times["fast"]) in (10, 11)  # which of them is a matter of rounding
@@ -79,7 +87,7 @@ class TestTimer:
         launch()
         times = timer.take_turns({"kernel": launch}, 2, clock=lambda: now, synchronise=synchronise)
         assert set(times["kernel"]) == {1.0}
-        assert events == ["launch", *["wait", "launch", "wait"] * (1 + len(times["kernel"]))]
+        assert events == ["launch", *["wait", "launch", "wait"] * (1 + 2 * len(times["kernel"]))]
 
 
 class TestPageFaults:
