@@ -19,7 +19,7 @@ from .timer import Spread, ratio, take_turns
 
 ELEMENTS, QUICK_ELEMENTS = 2**22, 2**12  # N * C while C changes, and the largest while N changes
 CATEGORIES = 64  # while N changes
-SMALL = 16  # with fewer categories what a row costs by itself shows in every element
+SMALL = 32  # up to here the CPU kernels' lanes are rows, and what a row costs by itself shows in every element
 CLIFF = 1.5
 SECONDS, QUICK_SECONDS = 1.0, 0.02
 MEASURED = ("sample", "forward", "backward")
@@ -100,14 +100,16 @@ def _rows(sweep: Sweep, name: str, operands: Mapping[Case, Operands], seconds: f
 
 
 def _cliff(rows: Sequence[Row]) -> str:
-    """The largest step between neighbours, up or down, beyond the smallest C, where a row's own costs weigh."""
+    """The largest step between neighbours, up or down, where both are beyond small C; and the step at its border."""
     work = rows[0]["work"]
-    steps = [row for row in rows if row["categories"] > SMALL]
+    (border,) = (row["step"] for row in rows if row["categories"] == 2 * SMALL)
+    steps = [row for row in rows if row["categories"] > 2 * SMALL]
     worst = max(steps, key=lambda row: max(row["step"], 1 / row["step"]))
     verdict = "no cliff" if max(worst["step"], 1 / worst["step"]) <= CLIFF else "a CLIFF"
     return (
         f"{work}: beyond {SMALL} categories the largest step is x {three_digits(worst['step'])}, from "
-        f"{worst['categories'] // 2} to {worst['categories']} categories: {verdict} by the limit of {CLIFF}."
+        f"{worst['categories'] // 2} to {worst['categories']} categories: {verdict} by the limit of {CLIFF}. "
+        f"From {SMALL} to {2 * SMALL}, where lanes turn from rows to categories, it is x {three_digits(border)}."
     )
 
 

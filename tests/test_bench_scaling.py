@@ -19,9 +19,13 @@ def test_sweeps():
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        ({16: 0.2, 32: 0.9, 64: 1.2, 128: 1.0}, "x 1.2, from 32 to 64 categories: no cliff"),
-        ({16: 1.0, 32: 1.0, 64: 1.6, 128: 1.0}, "x 1.6, from 32 to 64 categories: a CLIFF"),
-        ({16: 1.0, 32: 1.0, 64: 1.1, 128: 0.5}, "x 0.5, from 64 to 128 categories: a CLIFF"),
+        ({32: 0.2, 64: 0.9, 128: 1.2, 256: 1.0}, "x 1.2, from 64 to 128 categories: no cliff"),
+        ({32: 1.0, 64: 1.0, 128: 1.6, 256: 1.0}, "x 1.6, from 64 to 128 categories: a CLIFF"),
+        ({32: 1.0, 64: 1.0, 128: 1.1, 256: 0.5}, "x 0.5, from 128 to 256 categories: a CLIFF"),
+        (
+            {32: 1.0, 64: 0.3, 128: 1.1, 256: 1.0},
+            "From 32 to 64, where lanes turn from rows to categories, it is x 0.3",
+        ),
     ],
 )
 def test_cliff(steps, said):
