@@ -1,0 +1,39 @@
+// How an estimator's backward sees rows. Many categories: one row at a time, a chunk after the other, the lanes of a
+// vector being categories. Few: a block of rows at a time, the lanes being rows, so that nothing is reduced across
+// lanes and no lane is idle. A backward is written once, for both. Included once per level.
+
+// 1 / tau, kept inside the range where 0 times it is 0 and -inf times it is -inf.
+template <class Real>
+REINMAX_INLINE Real inverse_of(double tau) {
+  constexpr double kLeast = std::numeric_limits<Real>::min(), kMost = std::numeric_limits<Real>::max();
+  const double inverse = 1 / tau;
+  return Real(inverse < kLeast ? kLeast : inverse > kMost ? kMost : inverse);
+}
+
+// What a backward sees at one position (a category of a row): the logit, -inf where masked, and the gradients of
+// one-hot and probabilities, 0 where the category can't be drawn, whatever arrived there.
+template <class Real>
+struct Position {
+  Pack<Real> logit, grad_one_hot, grad_probs;
+
+  REINMAX_INLINE Position of(const Pack<Real>& x, const Pack<Real>& g, const Pack<Real>& h) {
+    const auto drawable = x > kMinusInfinity<Real>;
+    const auto zero = Pack<Real>::broadcast(0);
+    return {x, select(drawable, g, zero), select(drawable, h, zero)};
+  }
+};
+
+template <class Sum, int kSums>
+struct Sums {
+  Sum values[kSums > 0 ? kSums : 1] = {};
+  const auto& operator[](int i) const { return values[i]; }
+};
+
+// A sum over lanes too, on its way: one register, so that an estimator may keep several.
+template <class Real>
+struct LaneSum {
+  Register<Real> value;
+  REINMAX_MEMBER void operator+=(const Pack<Real>& v) {
+    value += v.fold([](auto x, auto y) { return x + y; });
+  }
+};

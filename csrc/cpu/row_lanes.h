@@ -1,0 +1,103 @@
+// A backward's rows with few categories. Included once per level.
+
+// As many rows as a vector has lanes, of a block; the same interface, nothing crosses lanes.
+template <class Real>
+class RowLanes {
+ public:
+  using Scalar = Real;
+  using Vector = Pack<Real>;
+  static constexpr int kLanes = Vector::kLanes;
+
+  explicit RowLanes(const BackwardArguments& arguments) : arguments_(arguments) {
+    for (Block<Real>* block : {&logits_, &grad_one_hot_, &grad_probs_}) {
+      std::memset(*block, 0, arguments.logits.categories * sizeof((*block)[0]));
+    }
+  }
+
+  void start_block(int64_t row, int64_t count) {
+    const Logits& logits = arguments_.logits;
+    read_block(logits.values, &logits.mask, row, count, logits.categories, logits_);
+    read_gradient(arguments_.grad_one_hot, row, count, grad_one_hot_);
+    read_gradient(arguments_.grad_probs, row, count, grad_probs_);
+    for (int64_t i = 0; i < kBlockRows; ++i) {
+      index_[i] = i < count ? arguments_.index[row + i] : 0;
+      const double total = i < count ? arguments_.log_sum_exp[row + i] : 0;
+      log_sum_exps_[i] = Real(total);
+      log_sum_exp_rests_[i] = Simd<Real>::rest_of(total);
+    }
+  }
+
+  void start(int lane) {
+    lane_ = lane;
+    log_sum_exp_ = Vector::load(log_sum_exps_ + lane);
+    log_sum_exp_rest_ = Vector::load(log_sum_exp_rests_ + lane);
+  }
+
+  void finish_block(int64_t row, int64_t count) {
+    write_block(gradient_, arguments_.logits.values.dtype, row, count, arguments_.logits.categories,
+                arguments_.grad_logits);
+  }
+
+  template <int kScaleBits = 0>
+  REINMAX_MEMBER Vector probability(const Vector& logit) const {
+    return Simd<Real>::template exp_of_difference<kScaleBits>(logit, log_sum_exp_, log_sum_exp_rest_);
+  }
+
+  template <int kSums, class Body>
+  Sums<Vector, kSums> reduce(Body body) {
+    Sums<Vector, kSums> sums;
+    for (int64_t j = 0; j < arguments_.logits.categories; ++j) body(at(j), sums.values);
+    return sums;
+  }
+
+  template <int kSums, class Body>
+  Sums<Vector, kSums> write(Body body) {
+    Sums<Vector, kSums> sums;
+    for (int64_t j = 0; j < arguments_.logits.categories; ++j) {
+      body(at(j), sums.values).store(&gradient_[j][lane_]);
+    }
+    return sums;
+  }
+
+  Vector largest_logit() {
+    Vector result = Vector::load(&logits_[0][lane_]);
+    for (int64_t j = 1; j < arguments_.logits.categories; ++j) {
+      result = maximum(result, Vector::load(&logits_[j][lane_]));
+    }
+    return result;
+  }
+
+  Position<Real> drawn() {
+    alignas(kRegisterBytes) Real x[kLanes], g[kLanes], h[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const int64_t j = index_[lane_ + i];
+      x[i] = logits_[j][lane_ + i];
+      g[i] = grad_one_hot_[j][lane_ + i];
+      h[i] = grad_probs_[j][lane_ + i];
+    }
+    return Position<Real>::of(Vector::load(x), Vector::load(g), Vector::load(h));
+  }
+
+  void set_drawn(const Vector& gradient) {
+    alignas(kRegisterBytes) Real values[kLanes];
+    gradient.store(values);
+    for (int i = 0; i < kLanes; ++i) gradient_[index_[lane_ + i]][lane_ + i] = values[i];
+  }
+
+ private:
+  void read_gradient(const Rows& rows, int64_t row, int64_t count, Block<Real>& to) const {
+    if (rows.data != nullptr) read_block(rows, nullptr, row, count, arguments_.logits.categories, to);
+  }
+
+  Position<Real> at(int64_t j) const {
+    return Position<Real>::of(Vector::load(&logits_[j][lane_]), Vector::load(&grad_one_hot_[j][lane_]),
+                              Vector::load(&grad_probs_[j][lane_]));
+  }
+
+  const BackwardArguments& arguments_;
+  int lane_ = 0;
+  Vector log_sum_exp_, log_sum_exp_rest_;
+  int64_t index_[kBlockRows];
+  alignas(kRegisterBytes) Real log_sum_exps_[kBlockRows], log_sum_exp_rests_[kBlockRows];
+  alignas(kRegisterBytes) Block<Real> logits_, grad_one_hot_, grad_probs_, gradient_;
+};
