@@ -179,8 +179,8 @@ def estimate(
     """(one_hot, probs) of logits [..., C], differentiable by one of ESTIMATORS."""
     apply = estimator.apply
     if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
-        # `Function.apply` binds default arguments by `inspect`, which takes three times as long as the rest of a small
-        # call and which `forward` has no use for. This is the method of its base that it ends in.
+        # `Function.apply` binds default arguments by `inspect`, which takes twice as long as the rest of a small call,
+        # and which `forward` has no use for. This is the method of its base that it ends in.
         apply, logits = super(torch.autograd.Function, estimator).apply, unwrap_if_dead(logits)  # type: ignore[misc]
     one_hot, probs, _, _ = apply(logits, seed, mask, offset, row_offset, tau)  # type: ignore[no-untyped-call]
     return one_hot, probs

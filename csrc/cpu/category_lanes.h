@@ -62,7 +62,7 @@ class CategoryLanes {
   void set_drawn(const Vector& gradient) {
     const Results<Real> result = results(index_);
     const Real value = gradient.a[0];
-    ::reinmax_kernels::cpu::REINMAX_LEVEL::write(&value, result.dtype, 1, result.data);
+    REINMAX_LEVEL::write(&value, result.dtype, 1, result.data);
   }
 
  private:

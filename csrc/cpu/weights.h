@@ -109,8 +109,8 @@ REINMAX_INLINE float largest_of(const Elements<float>& x, int64_t n, float* conv
   return largest(result);
 }
 
-// Writes the weights, unrounded, in whole groups, and their sums. `prefetch`: this much further on lies what is read
-// next, which the processor does not foresee while it computes.
+// Writes the weights, unrounded, in whole groups, and their sums. Fetches the next chunk meanwhile, which the processor
+// does not foresee while it computes.
 static void weigh(const float* x, int64_t n, float max, ChunkWeights& chunk, float* weights) {
   constexpr int kLanes = Pack<float>::kLanes;
   constexpr int kCacheLine = 64 / sizeof(float);
