@@ -10,7 +10,7 @@ import numbers
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 MAX_CATEGORIES = 2**23
 _INT64_SPAN = 2**64
 _SEED_RANGE = 2**63 - 1  # the most that torch.randint takes
@@ -25,7 +25,7 @@ def categories_last(logits: Tensor, dim: int) -> Tensor:
     ndim = logits.ndim
     if not -ndim <= dim < ndim:
         raise IndexError(f"dim: expected a value in [{-ndim}, {ndim - 1}] for {ndim}-dimensional logits, got {dim}")
-    categories = logits.shape[dim]
+    categories = logits.size(dim)
     if not 1 <= categories <= MAX_CATEGORIES:
         raise ValueError(f"logits: expected 1 to 2**23 categories along dim {dim}, got shape {tuple(logits.shape)}")
     return logits if dim in (-1, ndim - 1) else logits.movedim(dim, -1)
@@ -57,7 +57,9 @@ def seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None, lo
     """The seeds as an int64 tensor on the logits' device: one given, one per group of rows, or one drawn."""
     device = logits.device
     if seed is None:
-        return _draw_seed(generator, device)
+        if generator is not None:
+            _check_generator(generator, device)
+        return torch.randint(_SEED_RANGE, (1,), generator=generator, device=device)
     if generator is not None:
         raise ValueError("seed, generator: expected at most one of them, got both")
     if not isinstance(seed, Tensor):
@@ -74,17 +76,17 @@ def seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None, lo
     return seed
 
 
-def _draw_seed(generator: torch.Generator | None, device: torch.device) -> Tensor:
-    if generator is not None:
-        if not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
-        if generator.device.type != device.type or generator.device.index not in (None, device.index):
-            raise ValueError(f"generator: expected one of {device} like the logits, got one of {generator.device}")
-    return torch.randint(_SEED_RANGE, (1,), generator=generator, device=device)
+def _check_generator(generator: torch.Generator, device: torch.device) -> None:
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
+    if generator.device.type != device.type or generator.device.index not in (None, device.index):
+        raise ValueError(f"generator: expected one of {device} like the logits, got one of {generator.device}")
 
 
 def int64_bits(value: int, name: str) -> int:
     """A 64-bit integer, signed or unsigned, as the signed integer of the same bits."""
+    if type(value) is int and value == 0:  # the default, as in `tau_tensor`
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt, numbers.Integral)):
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
     if not -_INT64_SPAN // 2 <= value < _INT64_SPAN:
@@ -96,6 +98,8 @@ def int64_bits(value: int, name: str) -> int:
 
 def tau_tensor(tau: float | Tensor, device: torch.device) -> Tensor | None:
     """The temperature in float64 on the device, whatever the logits' dtype; None stands for 1, the fast path."""
+    if type(tau) is float and tau == 1:  # the default, which nearly every call has: no more than this is spent on it
+        return None
     if isinstance(tau, Tensor):
         if tau.dtype == torch.bool or tau.is_complex():
             raise TypeError(f"tau: expected a real number, got a tensor of {_name(tau.dtype)}")

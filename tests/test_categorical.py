@@ -127,6 +127,31 @@ def test_half_types_are_no_worse_than_torch(backend, shape, dtype):
         assert error <= allowed + rounding * exact.abs().max()
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 33), (3, 40), (2, 1025), (2, 1030)])
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_types_draw_as_their_float32_values(backend, shape, dtype, sign):
+    # Of one sign: kernels may order half types by their bits, which turns the negative ones round. The largest of a row
+    # may be the last, and far above the rest.
+    logits = (sign * (100 + problem(shape)[0].abs())).to(dtype)
+    logits[::2, -1] += 90
+    logits[:, 1:-1:7] = -torch.inf
+    assert sample(logits, seed=5).equal(sample(logits.float(), seed=5))
+    assert (sample(logits[::2]) == shape[1] - 1).all()
+
+
+@pytest.mark.parametrize("bit", [0, 1])
+@pytest.mark.parametrize("others", [-3.0, 3.0, -torch.inf])
+@pytest.mark.parametrize("categories", [5, 40, 1025])
+@pytest.mark.parametrize("dtype", HALF)
+def test_nan_of_either_sign_in_half_types(backend, dtype, categories, others, bit):
+    logits = torch.full((3, categories), others, dtype=dtype)
+    logits[:, 2] = 1
+    logits.view(torch.int16)[1, -1] = -1 if bit else 0x7FFF
+    with pytest.raises(ValueError, match=f"row 1 of 3 holds NaN at category {categories - 1}"):
+        sample(logits)
+
+
 @pytest.mark.parametrize("tau", [1.0, 0.7])
 def test_each_output_alone(backend, name, tau):
     logits, g, h = problem((12, 30), torch.float64)

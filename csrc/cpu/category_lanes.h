@@ -61,8 +61,7 @@ class CategoryLanes {
 
   void set_drawn(const Vector& gradient) {
     const Results<Real> result = results(index_);
-    const Real value = gradient.a[0];
-    REINMAX_LEVEL::write(&value, result.dtype, 1, result.data);
+    result.store_first(0, 1, gradient);
   }
 
  private:

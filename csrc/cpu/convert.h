@@ -5,7 +5,18 @@ using Int32 = Register<int32_t>;
 using UInt32 = Register<uint32_t>;
 typedef uint16_t UInt16 __attribute__((vector_size(kRegisterBytes / 2)));  // as many lanes as Float
 
-REINMAX_INLINE Float from_bfloat16(UInt16 bits) { return bits_as<Float>(__builtin_convertvector(bits, UInt32) << 16); }
+// `__builtin_convertvector` is right everywhere, but GCC splits it into halves that it joins again.
+REINMAX_INLINE UInt32 widen_halves(UInt16 bits) {
+#if defined(REINMAX_LEVEL_AVX512)
+  return UInt32(_mm512_cvtepu16_epi32(__m256i(bits)));
+#elif defined(REINMAX_LEVEL_AVX2)
+  return UInt32(_mm256_cvtepu16_epi32(__m128i(bits)));
+#else
+  return __builtin_convertvector(bits, UInt32);
+#endif
+}
+
+REINMAX_INLINE Float from_bfloat16(UInt16 bits) { return bits_as<Float>(widen_halves(bits) << 16); }
 
 // To nearest, ties to even, in the low half of each lane. A NaN stays one: arithmetic leaves a quiet NaN, whose payload
 // is the input's or zero, so that its low bits carry nothing over.
@@ -51,18 +62,12 @@ REINMAX_INLINE UInt16 to_float16(Float v) {
 
 template <class Convert>
 REINMAX_INLINE Pack<float> load_halves(const uint16_t* from, Convert convert) {
-  constexpr int kStep = kRegisterLanes<float>;
-  return {convert(load_register<UInt16>(from)), convert(load_register<UInt16>(from + kStep)),
-          convert(load_register<UInt16>(from + 2 * kStep)), convert(load_register<UInt16>(from + 3 * kStep))};
+  return Pack<float>::generate([&](int lane) { return convert(load_register<UInt16>(from + lane)); });
 }
 
 template <class Convert>
 REINMAX_INLINE void store_halves(const Pack<float>& v, uint16_t* to, Convert convert) {
-  constexpr int kStep = kRegisterLanes<float>;
-  store_register(to, convert(v.a));
-  store_register(to + kStep, convert(v.b));
-  store_register(to + 2 * kStep, convert(v.c));
-  store_register(to + 3 * kStep, convert(v.d));
+  v.visit([&](int lane, const Float& lanes) { store_register(to + lane, convert(lanes)); });
 }
 
 // `n` elements, a vector at a time; the last, shorter vector passes through a buffer.

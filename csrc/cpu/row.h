@@ -41,11 +41,19 @@ struct Elements {
   DType dtype;
 
   REINMAX_MEMBER Pack<Real> load(int64_t i) const {
+    return visit([&](auto load) { return load(i); });
+  }
+
+  // Runs the body with the function that loads this dtype: once for a loop, that need not ask at every element.
+  template <class Body>
+  REINMAX_MEMBER auto visit(Body body) const {
     if constexpr (sizeof(Real) == sizeof(float)) {
-      if (dtype == DType::kBFloat16) return load_halves(static_cast<const uint16_t*>(data) + i, from_bfloat16);
-      if (dtype == DType::kFloat16) return load_halves(static_cast<const uint16_t*>(data) + i, from_float16);
+      const auto* halves = static_cast<const uint16_t*>(data);
+      if (dtype == DType::kBFloat16) return body([=](int64_t i) { return load_halves(halves + i, from_bfloat16); });
+      if (dtype == DType::kFloat16) return body([=](int64_t i) { return load_halves(halves + i, from_float16); });
     }
-    return Pack<Real>::load(static_cast<const Real*>(data) + i);
+    const auto* reals = static_cast<const Real*>(data);
+    return body([=](int64_t i) { return Pack<Real>::load(reals + i); });
   }
 
   REINMAX_MEMBER Pack<Real> load_first(int64_t i, int64_t n, Real pad) const {

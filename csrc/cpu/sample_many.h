@@ -25,15 +25,15 @@ struct DrawnRow {
 constexpr DrawnRow kInvalidRow = {0, 0, 0};
 
 // Largest logit and weights of one chunk; the sum is NaN where no distribution can be.
-static float weigh_chunk(const Elements<float>& elements, int64_t n, ChunkWeights& chunk, float* weights) {
-  alignas(kRegisterBytes) float converted[kChunk];
-  const float max = largest_of(elements, n, converted);
-  const auto* x = elements.dtype == DType::kFloat32 ? static_cast<const float*>(elements.data) : converted;
+static float weigh_chunk(const Elements<float>& x, int64_t n, ChunkWeights& chunk, float* weights) {
+  const float max = largest_of(x, n);
   if (max > kMinusInfinity<float>) {
-    weigh(x, n, max, chunk, weights);
-  } else {  // nothing but -inf, and NaN, which a maximum drops
+    x.visit([&](auto load) { weigh(x, load, n, max, chunk, weights); });
+  } else {  // nothing but -inf and NaN
+    alignas(kRegisterBytes) float values[kChunk];
+    read(x.data, x.dtype, n, values);
     chunk.sum = 0;
-    for (int64_t i = 0; i < n; ++i) chunk.sum += x[i] == x[i] ? 0 : x[i];
+    for (int64_t i = 0; i < n; ++i) chunk.sum += values[i] == values[i] ? 0 : values[i];
     std::memset(weights, 0, n * sizeof(float));
   }
   return max;

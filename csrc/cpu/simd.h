@@ -43,30 +43,49 @@ REINMAX_INLINE To bits_as(const From& from) {
   return to;
 }
 
-// What kernels compute with: four registers. An exponential is a chain of dependent instructions; four chains side by
-// side hide each other's latency, where one alone would leave the processor waiting.
-template <class Element>
+// What kernels compute with: a number of registers, four if nothing else is said. An exponential is a chain of
+// dependent instructions; chains side by side hide each other's latency, where one alone would leave the processor
+// waiting.
+template <class Element, int kRegisters = 4>
 struct Pack {
-  static constexpr int kLanes = 4 * kRegisterLanes<Element>;
-  Register<Element> a, b, c, d;
+  using Half = Pack<Element, kRegisters / 2>;
+  static constexpr int kLanes = kRegisters * kRegisterLanes<Element>;
+  Half low, high;
+
+  // From a function of each register's first lane.
+  template <class Function>
+  REINMAX_INLINE Pack generate(Function function, int lane = 0) {
+    return {Half::generate(function, lane), Half::generate(function, lane + Half::kLanes)};
+  }
+
+  // function(first lane, register), for each register.
+  template <class Function>
+  REINMAX_MEMBER void visit(Function function, int lane = 0) const {
+    low.visit(function, lane);
+    high.visit(function, lane + Half::kLanes);
+  }
+
+  // function(register, other registers of the same lanes...), for each register.
+  template <class Function, class... Others>
+  REINMAX_MEMBER auto each(Function function, const Others&... others) const {
+    return join(low.each(function, others.low...), high.each(function, others.high...));
+  }
+
+  template <class Function>  // one register from all
+  REINMAX_MEMBER Register<Element> fold(Function function) const {
+    return function(low.fold(function), high.fold(function));
+  }
 
   REINMAX_INLINE Pack broadcast(Element v) {
-    const Register<Element> r = Register<Element>{} + v;
-    return {r, r, r, r};
+    return generate([&](int) { return Register<Element>{} + v; });
   }
 
   REINMAX_INLINE Pack load(const Element* from) {
-    constexpr int kStep = kRegisterLanes<Element>;
-    return {load_register<Register<Element>>(from), load_register<Register<Element>>(from + kStep),
-            load_register<Register<Element>>(from + 2 * kStep), load_register<Register<Element>>(from + 3 * kStep)};
+    return generate([&](int lane) { return load_register<Register<Element>>(from + lane); });
   }
 
   REINMAX_MEMBER void store(Element* to) const {
-    constexpr int kStep = kRegisterLanes<Element>;
-    store_register(to, a);
-    store_register(to + kStep, b);
-    store_register(to + 2 * kStep, c);
-    store_register(to + 3 * kStep, d);
+    visit([&](int lane, const Register<Element>& v) { store_register(to + lane, v); });
   }
 
   // The first `n` lanes alone.
@@ -76,40 +95,52 @@ struct Pack {
     std::memcpy(to, lanes, n * sizeof(Element));
   }
 
-  template <class Function>
-  REINMAX_MEMBER auto each(Function function) const {
-    return pack(function(a), function(b), function(c), function(d));
-  }
-
-  template <class Function>
-  REINMAX_MEMBER auto each(const Pack& other, Function function) const {
-    return pack(function(a, other.a), function(b, other.b), function(c, other.c), function(d, other.d));
-  }
-
-  template <class Function>  // a register from the four
-  REINMAX_MEMBER Register<Element> fold(Function function) const {
-    return function(function(a, b), function(c, d));
-  }
-
  private:
-  template <class Vector>
-  REINMAX_INLINE auto pack(Vector a, Vector b, Vector c, Vector d) {
-    return Pack<std::decay_t<decltype(a[0])>>{a, b, c, d};
+  template <class Other>
+  REINMAX_INLINE auto join(const Pack<Other, kRegisters / 2>& low, const Pack<Other, kRegisters / 2>& high) {
+    return Pack<Other, kRegisters>{low, high};
   }
 };
 
-#define REINMAX_PACK_OPERATOR(op)                                                   \
-  template <class Element>                                                          \
-  REINMAX_INLINE auto operator op(const Pack<Element>& x, const Pack<Element>& y) { \
-    return x.each(y, [](auto u, auto v) { return u op v; });                        \
-  }                                                                                 \
-  template <class Element>                                                          \
-  REINMAX_INLINE auto operator op(const Pack<Element>& x, Element y) {              \
-    return x op Pack<Element>::broadcast(y);                                        \
-  }                                                                                 \
-  template <class Element>                                                          \
-  REINMAX_INLINE auto operator op(Element x, const Pack<Element>& y) {              \
-    return Pack<Element>::broadcast(x) op y;                                        \
+template <class Element>
+struct Pack<Element, 1> {
+  static constexpr int kLanes = kRegisterLanes<Element>;
+  Register<Element> value;
+
+  template <class Function>
+  REINMAX_INLINE Pack generate(Function function, int lane) {
+    return {function(lane)};
+  }
+
+  template <class Function>
+  REINMAX_MEMBER void visit(Function function, int lane) const {
+    function(lane, value);
+  }
+
+  template <class Function, class... Others>
+  REINMAX_MEMBER auto each(Function function, const Others&... others) const {
+    const auto result = function(value, others.value...);
+    return Pack<std::decay_t<decltype(result[0])>, 1>{result};
+  }
+
+  template <class Function>
+  REINMAX_MEMBER Register<Element> fold(Function) const {
+    return value;
+  }
+};
+
+#define REINMAX_PACK_OPERATOR(op)                                                                           \
+  template <class Element, int kRegisters>                                                                  \
+  REINMAX_INLINE auto operator op(const Pack<Element, kRegisters>& x, const Pack<Element, kRegisters>& y) { \
+    return x.each([](auto u, auto v) { return u op v; }, y);                                                \
+  }                                                                                                         \
+  template <class Element, int kRegisters>                                                                  \
+  REINMAX_INLINE auto operator op(const Pack<Element, kRegisters>& x, Element y) {                          \
+    return x op Pack<Element, kRegisters>::broadcast(y);                                                    \
+  }                                                                                                         \
+  template <class Element, int kRegisters>                                                                  \
+  REINMAX_INLINE auto operator op(Element x, const Pack<Element, kRegisters>& y) {                          \
+    return Pack<Element, kRegisters>::broadcast(x) op y;                                                    \
   }
 REINMAX_PACK_OPERATOR(+)
 REINMAX_PACK_OPERATOR(-)
@@ -119,19 +150,18 @@ REINMAX_PACK_OPERATOR(>)  // lanes of all ones or all zeros
 REINMAX_PACK_OPERATOR(<=)
 #undef REINMAX_PACK_OPERATOR
 
-template <class Element>
-REINMAX_INLINE Pack<Element>& operator+=(Pack<Element>& x, const Pack<Element>& y) {
+template <class Element, int kRegisters>
+REINMAX_INLINE auto& operator+=(Pack<Element, kRegisters>& x, const Pack<Element, kRegisters>& y) {
   return x = x + y;
 }
 
 REINMAX_INLINE Pack<uint32_t> bits_of(const Pack<float>& v) {
-  using Bits = Register<uint32_t>;
-  return {bits_as<Bits>(v.a), bits_as<Bits>(v.b), bits_as<Bits>(v.c), bits_as<Bits>(v.d)};
+  return v.each([](auto u) { return bits_as<Register<uint32_t>>(u); });
 }
 
 template <class Mask, class Element>
 REINMAX_INLINE Pack<Element> select(const Pack<Mask>& mask, const Pack<Element>& x, const Pack<Element>& y) {
-  return {mask.a ? x.a : y.a, mask.b ? x.b : y.b, mask.c ? x.c : y.c, mask.d ? x.d : y.d};
+  return mask.each([](auto m, auto u, auto v) { return m ? u : v; }, x, y);
 }
 
 // A register of floats or int32 as two of doubles, exactly: lanes 0 to W/2 - 1 and the rest.
@@ -209,9 +239,9 @@ REINMAX_INLINE Register<float> maximum(Register<float> a, Register<float> b) {
 
 REINMAX_INLINE Register<double> maximum(Register<double> a, Register<double> b) { return a > b ? a : b; }
 
-template <class Element>
-REINMAX_INLINE Pack<Element> maximum(const Pack<Element>& a, const Pack<Element>& b) {
-  return a.each(b, [](auto u, auto v) { return maximum(u, v); });
+template <class Element, int kRegisters>
+REINMAX_INLINE auto maximum(const Pack<Element, kRegisters>& a, const Pack<Element, kRegisters>& b) {
+  return a.each([](auto u, auto v) { return maximum(u, v); }, b);
 }
 
 // The first `n` elements, which may be none or more than fit, and `pad` in the other lanes. Through memory it would
@@ -248,26 +278,21 @@ REINMAX_INLINE Register<double> load_register_first(const double* from, int64_t 
 
 template <class Element>
 REINMAX_INLINE Pack<Element> load_first(const Element* from, int64_t n, Element pad) {
-  constexpr int kStep = kRegisterLanes<Element>;
-  return {load_register_first(from, n, pad), load_register_first(from + kStep, n - kStep, pad),
-          load_register_first(from + 2 * kStep, n - 2 * kStep, pad),
-          load_register_first(from + 3 * kStep, n - 3 * kStep, pad)};
+  return Pack<Element>::generate([&](int lane) { return load_register_first(from + lane, n - lane, pad); });
 }
 
 // What differs between float and double lanes.
-template <class Real>
+template <class Real, int kRegisters = 4>
 struct Simd;
 
-template <>
-struct Simd<float> {
-  using Float = Pack<float>;
-  using Vector = Pack<float>;
+template <int kRegisters>
+struct Simd<float, kRegisters> {
+  using Float = Pack<float, kRegisters>;
 
   REINMAX_INLINE Float broadcast(float v) { return Float::broadcast(v); }
 
   REINMAX_INLINE Float fma(const Float& x, const Float& y, const Float& z) {
-    namespace level = reinmax_kernels::cpu::REINMAX_LEVEL;
-    return {level::fma(x.a, y.a, z.a), level::fma(x.b, y.b, z.b), level::fma(x.c, y.c, z.c), level::fma(x.d, y.d, z.d)};
+    return x.each([](auto u, auto v, auto w) { return REINMAX_LEVEL::fma(u, v, w); }, y, z);
   }
 
   REINMAX_INLINE Float at_least(float limit, const Float& v) { return maximum(broadcast(limit), v); }
@@ -291,9 +316,9 @@ struct Simd<float> {
   REINMAX_INLINE float rest_of(double total) { return float((double(float(total)) - total) * 1.44269504088896340736); }
 };
 
-template <>
-struct Simd<double> {
-  using Vector = Pack<double>;
+template <int kRegisters>
+struct Simd<double, kRegisters> {
+  using Vector = Pack<double, kRegisters>;
 
   // exp(d) for d <= 0 or a little above; 0 below the smallest normal number, NaN for NaN. d = n ln 2 + r with
   // |r| <= ln(2)/2, and Taylor's series of exp(r) to r^13: relative error below 1e-16 before rounding.
@@ -331,11 +356,16 @@ REINMAX_INLINE Element reduce_lanes(const Element* lanes, Function function) {
   }
 }
 
-template <class Element>
-REINMAX_INLINE Element sum(const Register<Element>& v) {
+template <class Element, class Function>
+REINMAX_INLINE Element reduce(const Register<Element>& v, Function function) {
   alignas(kRegisterBytes) Element lanes[kRegisterLanes<Element>];
   store_register(lanes, v);
-  return reduce_lanes<kRegisterLanes<Element>>(lanes, [](Element x, Element y) { return x + y; });
+  return reduce_lanes<kRegisterLanes<Element>>(lanes, function);
+}
+
+template <class Element>
+REINMAX_INLINE Element sum(const Register<Element>& v) {
+  return reduce<Element>(v, [](Element x, Element y) { return x + y; });
 }
 
 template <class Element>
@@ -344,10 +374,13 @@ REINMAX_INLINE Element sum(const Pack<Element>& v) {
 }
 
 template <class Element>
+REINMAX_INLINE Element largest(const Register<Element>& v) {
+  return reduce<Element>(v, [](Element x, Element y) { return x > y ? x : y; });
+}
+
+template <class Element>
 REINMAX_INLINE Element largest(const Pack<Element>& v) {
-  alignas(kRegisterBytes) Element lanes[kRegisterLanes<Element>];
-  store_register(lanes, v.fold([](auto x, auto y) { return maximum(x, y); }));
-  return reduce_lanes<kRegisterLanes<Element>>(lanes, [](Element x, Element y) { return x > y ? x : y; });
+  return largest<Element>(v.fold([](auto x, auto y) { return maximum(x, y); }));
 }
 
 // Natural logarithm of v > 0, normal: v = 2^e f with f in [sqrt(1/2), sqrt(2)), s = (f - 1) / (f + 1), and

@@ -3,8 +3,9 @@
 constexpr int kGroup = 64;  // elements between two running sums that are kept
 
 // 2^39 E((x - largest) log2 e): the weight before it is rounded. NaN and +inf give NaN.
-REINMAX_INLINE Pack<float> weight(const Pack<float>& x, const Pack<float>& largest) {
-  return contract::exp2<contract::kWeightBits, Simd<float>>((x - largest) * contract::kLog2E);
+template <int kRegisters>
+REINMAX_INLINE auto weight(const Pack<float, kRegisters>& x, const Pack<float, kRegisters>& largest) {
+  return contract::exp2<contract::kWeightBits, Simd<float, kRegisters>>((x - largest) * contract::kLog2E);
 }
 
 // To the nearest integer, ties to even, for v >= 0.
@@ -52,20 +53,19 @@ struct SplitSum {
   REINMAX_MEMBER void add(const SplitWeights& weights) {
     high += weights.high;
     low += weights.low;
-    exponents = exponents.each(weights.high, [](UInt32 x, UInt32 y) { return x | y; });
+    exponents = exponents.each([](UInt32 x, UInt32 y) { return x | y; }, weights.high);
   }
 
   REINMAX_MEMBER void store(int64_t additions, double* to) const {
-    const auto store_one = [&](UInt32 high, UInt32 low, UInt32 exponents, double* to) {
-      const DoublePair sums = SplitWeights::total(high, low, exponents, additions);
-      store_register(to, sums.low);
-      store_register(to + kRegisterLanes<double>, sums.high);
-    };
-    constexpr int kStep = kRegisterLanes<float>;
-    store_one(high.a, low.a, exponents.a, to);
-    store_one(high.b, low.b, exponents.b, to + kStep);
-    store_one(high.c, low.c, exponents.c, to + 2 * kStep);
-    store_one(high.d, low.d, exponents.d, to + 3 * kStep);
+    alignas(kRegisterBytes) uint32_t lows[Pack<uint32_t>::kLanes], all_exponents[Pack<uint32_t>::kLanes];
+    low.store(lows);
+    exponents.store(all_exponents);
+    high.visit([&](int lane, const UInt32& highs) {
+      const DoublePair sums = SplitWeights::total(highs, load_register<UInt32>(lows + lane),
+                                                  load_register<UInt32>(all_exponents + lane), additions);
+      store_register(to + lane, sums.low);
+      store_register(to + lane + kRegisterLanes<double>, sums.high);
+    });
   }
 };
 
@@ -95,39 +95,87 @@ struct ChunkWeights {
   double through(int64_t group) const { return running[group].total((group + 1) * kPacksPerGroup); }
 };
 
-// NaN is dropped. Elements that are not float32 are also written as such, in whole packs.
-REINMAX_INLINE float largest_of(const Elements<float>& x, int64_t n, float* converted) {
+// NaN is dropped.
+REINMAX_INLINE float largest_float(const float* x, int64_t n) {
   constexpr int kLanes = Pack<float>::kLanes;
   Pack<float> result = Pack<float>::broadcast(kMinusInfinity<float>);
-  const auto see = [&](const Pack<float>& v, int64_t i) {
-    result = maximum(v, result);
-    if (x.dtype != DType::kFloat32) v.store(converted + i);
-  };
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) see(x.load(i), i);
-  if (i < n) see(x.load_first(i, n - i, kMinusInfinity<float>), i);
+  for (; i + kLanes <= n; i += kLanes) result = maximum(Pack<float>::load(x + i), result);
+  if (i < n) result = maximum(load_first(x + i, n - i, kMinusInfinity<float>), result);
   return largest(result);
+}
+
+// The same of bfloat16 or float16, converted only at the end: their bits, as integers, are in the order of the numbers
+// where these are positive, and in the opposite order where they are negative. A NaN is dropped or is the result.
+template <class Convert>
+REINMAX_INLINE float largest_half(const uint16_t* x, int64_t n, Convert convert) {
+  using Signed = Register<int16_t>;
+  using Unsigned = Register<uint16_t>;
+  constexpr int kLanes = kRegisterLanes<uint16_t>;
+  Unsigned few = Unsigned{} + x[0];
+  if (n < kLanes) {
+    std::memcpy(&few, x, n * sizeof(uint16_t));
+    x = reinterpret_cast<const uint16_t*>(&few);
+    n = kLanes;
+  }
+  auto largest = load_register<Signed>(x);
+  auto smallest = load_register<Unsigned>(x);
+  const auto see = [&](const uint16_t* from) {
+    const auto bits = load_register<Unsigned>(from);
+    largest = bits_as<Signed>(bits) > largest ? bits_as<Signed>(bits) : largest;
+    smallest = bits < smallest ? bits : smallest;
+  };
+  for (int64_t i = kLanes; i + kLanes <= n; i += kLanes) see(x + i);
+  see(x + n - kLanes);  // the rest, and some again
+  const Unsigned result = largest >= 0 ? bits_as<Unsigned>(largest) : smallest;
+  UInt16 halves[2];
+  std::memcpy(halves, &result, sizeof(result));
+  return REINMAX_LEVEL::largest<float>(maximum(convert(halves[0]), convert(halves[1])));
+}
+
+REINMAX_INLINE float largest_of(const Elements<float>& x, int64_t n) {
+  const auto* halves = static_cast<const uint16_t*>(x.data);
+  switch (x.dtype) {
+    case DType::kBFloat16: return largest_half(halves, n, from_bfloat16);
+    case DType::kFloat16: return largest_half(halves, n, from_float16);
+    default: return largest_float(static_cast<const float*>(x.data), n);
+  }
 }
 
 // Writes the weights, unrounded, in whole groups, and their sums. Fetches the next chunk meanwhile, which the processor
 // does not foresee while it computes.
-static void weigh(const float* x, int64_t n, float max, ChunkWeights& chunk, float* weights) {
+template <class Load>
+static void weigh(const Elements<float>& x, Load load, int64_t n, float max, ChunkWeights& chunk, float* weights) {
   constexpr int kLanes = Pack<float>::kLanes;
-  constexpr int kCacheLine = 64 / sizeof(float);
-  const auto largest = Pack<float>::broadcast(max);
+  constexpr int kCacheLine = 64;
+  // Twice as many chains as in one pack, for the processor looks ahead too little to overlap one pack with the next.
+  // AVX-512 has registers for it, but half a group is less than that.
+  using Wide = Pack<float, 8>;
+  constexpr bool kWide = Wide::kLanes <= kGroup;
+  const auto largest = Wide::broadcast(max);
+  const auto* bytes = static_cast<const char*>(x.data);
+  const int64_t element_bytes = size_of(x.dtype);
   WeightSum sum{};
+  const auto keep = [&](const Pack<float>& w, int64_t at) {
+    w.store(weights + at);
+    sum.add(SplitWeights(w));
+  };
   int64_t i = 0;
   for (int64_t group = 0; i < n; ++group) {
-    for (const int64_t end = i + kGroup; i < end; i += kLanes) {
+    for (int64_t at = i * element_bytes; at < (i + kGroup) * element_bytes; at += kCacheLine)
+      __builtin_prefetch(bytes + at + kChunk * element_bytes);
+    const int64_t end = i + kGroup;
+    for (; kWide && i < end && i + Wide::kLanes <= n; i += Wide::kLanes) {
+      const Wide w = weight(Wide{load(i), load(i + kLanes)}, largest);
+      keep(w.low, i);
+      keep(w.high, i + kLanes);
+    }
+    for (; i < end; i += kLanes) {
       if (i >= n) {
         Pack<float>{}.store(weights + i);
-        continue;
+      } else {
+        keep(weight(i + kLanes <= n ? load(i) : x.load_first(i, n - i, kMinusInfinity<float>), largest.low), i);
       }
-      for (int j = 0; j < kLanes; j += kCacheLine) __builtin_prefetch(x + i + j + kChunk);
-      const auto v = i + kLanes <= n ? Pack<float>::load(x + i) : load_first(x + i, n - i, kMinusInfinity<float>);
-      const auto w = weight(v, largest);
-      w.store(weights + i);
-      sum.add(SplitWeights(w));
     }
     chunk.running[group] = sum;
   }

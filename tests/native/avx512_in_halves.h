@@ -56,6 +56,10 @@ REINMAX_HALVES __m256i cvtps_ph(const __m512& v) {
   return join<__m256i>(_mm256_cvtps_ph(half<__m256>(v, 0), kMode), _mm256_cvtps_ph(half<__m256>(v, 1), kMode));
 }
 
+REINMAX_HALVES __m512i cvtepu16_epi32(const __m256i& v) {
+  return join<__m512i>(_mm256_cvtepu16_epi32(half<__m128i>(v, 0)), _mm256_cvtepu16_epi32(half<__m128i>(v, 1)));
+}
+
 // The low half of each lane; _mm256_packus_epi32 would saturate instead.
 REINMAX_HALVES __m256i cvtepi32_epi16(const __m512i& v) {
   uint32_t wide[16];
@@ -90,6 +94,7 @@ REINMAX_HALVES Vector set1(Element value) {
 }  // namespace reinmax_kernels::cpu::in_halves
 
 #undef _mm512_cvtepi32_epi16
+#undef _mm512_cvtepu16_epi32
 #undef _mm512_cvtph_ps
 #undef _mm512_cvtps_ph
 #undef _mm512_fmadd_ps
@@ -101,6 +106,7 @@ REINMAX_HALVES Vector set1(Element value) {
 #undef _mm512_set1_pd
 #undef _mm512_set1_ps
 #define _mm512_cvtepi32_epi16 in_halves::cvtepi32_epi16
+#define _mm512_cvtepu16_epi32 in_halves::cvtepu16_epi32
 #define _mm512_cvtph_ps in_halves::cvtph_ps
 #define _mm512_cvtps_ph(v, mode) in_halves::cvtps_ph<(mode)>(v)
 #define _mm512_fmadd_ps in_halves::fmadd_ps
