@@ -3,6 +3,7 @@ the way. AVX-512's text runs on AVX2 too, each vector in two halves. Under `make
 AddressSanitizer and UndefinedBehaviorSanitizer.
 """
 
+import ctypes
 import functools
 import mmap
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from boundaries import counter_for, edges
 from torch.utils import cpp_extension
 
 from reinmax_kernels import reference
@@ -207,6 +209,21 @@ def test_a_target_on_the_boundary_belongs_to_the_next_category(native, level, bo
     index, *_ = native.sample(level, "float32", x, None, [1], 0, row, False)
     assert index[0] == categories - 1
     assert contract.draw(torch.from_numpy(x), torch.tensor([1]), 0, row)[0] == categories - 1
+
+
+@pytest.mark.parametrize("categories", [20, 32, 40, 1024])
+def test_the_draw_is_exact_where_weights_end_in_a_half(native, level, categories):
+    """From 2**22 to 2**23 a float32 weight may lie half-way between two integers."""
+    weight = 2**22 + 2 * np.arange(categories - 1) + np.float32(0.5)
+    exact = torch.from_numpy(np.log(weight.astype(np.float64) / 2**39)).float()
+    x = torch.cat([torch.zeros(1), exact])
+    unrounded = contract.exp2(x * torch.tensor(contract.LOG2_E)).double() * 2**39
+    assert (unrounded % 1 == 0.5).any()
+    for index, uniform in edges(unrounded.round().long().tolist()):
+        at = counter_for(0, uniform, seed=9)
+        offset, row = (ctypes.c_int64(at[name]).value for name in ("offset", "row_offset"))
+        drawn, *_ = native.sample(level, "float32", x[None].numpy(), None, [9], offset, row, False)
+        assert drawn[0] == index
 
 
 @pytest.mark.parametrize("chunk", [0, 1, 2])

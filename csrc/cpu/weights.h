@@ -15,8 +15,8 @@ REINMAX_INLINE Float round(Float v) {
 #elif defined(REINMAX_LEVEL_AVX2)
   return Float(_mm256_round_ps(__m256(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #else
-  constexpr float kAllIntegers = 4194304.0f;  // 2^22: beyond it the sum with the magic number would not be exact
-  const Float rounded = (v + contract::kRoundingMagic) - contract::kRoundingMagic;
+  constexpr float kAllIntegers = 0x1p23f;  // from here on every float is an integer
+  const Float rounded = (v + kAllIntegers) - kAllIntegers;
   return v < kAllIntegers ? rounded : v;
 #endif
 }
