@@ -1,0 +1,119 @@
+"""Comparisons, and choices that depend on them."""
+
+import numpy as np
+
+from ..decoder import Decoder
+from ..floats import flush_subnormals, widen
+from ..steps import Execute, Step
+from ..threads import Active
+from ..types import TYPES, Type
+from .registry import instruction
+
+COMPARISONS = {
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "lo": np.less,
+    "ls": np.less_equal,
+    "hi": np.greater,
+    "hs": np.greater_equal,
+}
+UNORDERED = {"equ": "eq", "neu": "ne", "ltu": "lt", "leu": "le", "gtu": "gt", "geu": "ge"}
+COMBINATIONS = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
+
+
+def _comparison(name: str, type_: Type, *, flushes: bool):
+    """The comparison as a function. Of floats the plain ones are false where there is a NaN, the others true."""
+    if type_.kind != "f":
+        return COMPARISONS[name]
+
+    def compare(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        a, b = widen(a, type_), widen(b, type_)
+        if flushes:
+            a, b = flush_subnormals(a), flush_subnormals(b)
+        nan = np.isnan(a) | np.isnan(b)
+        if name in ("num", "nan"):
+            return nan if name == "nan" else ~nan
+        if name in UNORDERED:
+            return COMPARISONS[UNORDERED[name]](a, b) | nan
+        return COMPARISONS[name](a, b) & ~nan
+
+    return compare
+
+
+def _decode(decoder: Decoder):
+    """The parts that `setp` and `set` share: reads the outcome of the comparison, and of its opposite."""
+    name = decoder.take(*COMPARISONS, *UNORDERED, "num", "nan")
+    combination = COMBINATIONS.get(decoder.take(*COMBINATIONS, default=""))
+    flushes, type_ = decoder.flag("ftz"), decoder.type()
+    if type_.lanes > 1:
+        raise decoder.unsupported("a comparison of packed numbers")
+    compare = _comparison(name, type_, flushes=flushes)
+    a, b = decoder.source(1, type_), decoder.source(2, type_)
+    other = decoder.predicate(3) if combination else None
+
+    def outcomes(active: Active) -> tuple[np.ndarray, np.ndarray]:
+        result = compare(a(active), b(active))
+        if combination is None:
+            return result, ~result
+        condition = other(active)
+        return combination(result, condition), combination(~result, condition)
+
+    return outcomes
+
+
+@instruction("setp")
+def set_predicate(decoder: Decoder) -> Step:
+    first, second = decoder.pair(0)
+    write, write_opposite = decoder.write(first), decoder.write(second)
+    outcomes = _decode(decoder)
+
+    def execute(active: Active) -> None:
+        result, opposite = outcomes(active)
+        write(active, result)
+        write_opposite(active, opposite)
+
+    return execute
+
+
+@instruction("set")
+def set_number(decoder: Decoder) -> Step:
+    """`set`: 1.0 or 0.0, or as an integer all ones or zeros."""
+    types = [modifier for modifier in decoder.modifiers if modifier in TYPES]
+    result_type = TYPES[types[0]]
+    if result_type.name not in ("f32", "u32", "s32"):
+        raise decoder.unsupported(f"set.{result_type.name}")
+    decoder.modifiers.remove(result_type.name)
+    write, outcomes = decoder.destination(0), _decode(decoder)
+    true = np.array([1 if result_type.kind == "f" else -1]).astype(result_type.dtype)
+
+    def execute(active: Active) -> None:
+        write(active, np.where(outcomes(active)[0], true, result_type.dtype.type(0)))
+
+    return execute
+
+
+@instruction("selp")
+def select(decoder: Decoder) -> Execute:
+    """The first operand where the predicate is set, else the second."""
+    type_ = decoder.type()
+    write, a, b = decoder.destination(0), decoder.source(1, type_), decoder.source(2, type_)
+    condition = decoder.predicate(3)
+    return lambda active: write(active, np.where(condition(active), a(active), b(active)))
+
+
+@instruction("slct")
+def select_by_sign(decoder: Decoder) -> Execute:
+    """The first operand where the third is not negative, else the second."""
+    flushes, type_, sign_type = decoder.flag("ftz"), decoder.type(), decoder.type()
+    write, a, b = decoder.destination(0), decoder.source(1, type_), decoder.source(2, type_)
+    sign = decoder.source(3, sign_type)
+
+    def execute(active: Active) -> None:
+        values = flush_subnormals(sign(active)) if flushes else sign(active)
+        write(active, np.where(values >= 0, a(active), b(active)))
+
+    return execute
