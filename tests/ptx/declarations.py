@@ -14,8 +14,9 @@ VARIABLE = re.compile(
     r"\.(?P<type>\w+)\s+(?P<name>[\w$%]+)\s*(?P<dimensions>(?:\[\s*\d*\s*\])*)\s*(?:=\s*(?P<initial>.*))?"
 )
 PARAMETER = re.compile(
-    r"\.param\s+(?:\.align\s+(?P<alignment>\d+)\s+)?\.(?P<type>\w+)\b.*?(?P<name>[\w$%]+)\s*(?:\[(?P<length>\d+)\])?",
-    re.DOTALL,
+    r"\.param\s+(?:\.align\s+(?P<alignment>\d+)\s+)?\.(?P<type>\w+)\s+"
+    r"(?:\.ptr\s+(?:\.(?:global|const|shared|local)\s+)?(?:\.align\s+\d+\s+)?)?"
+    r"(?P<name>[\w$%]+)\s*(?:\[(?P<length>\d+)\])?"
 )
 
 
@@ -54,9 +55,7 @@ def add_parameters(function: Function, text: str, source: Source) -> None:
             raise source.error(f"parameter `{declaration}` is not understood")
         type_ = type_named(match["type"], source)
         size = type_.size * int(match["length"] or 1)
-        # A pointer's .align speaks of what it points to; that of an array of bytes, which is a struct, is its own.
-        own_alignment = match["alignment"] if match["length"] else None
-        offset = round_up(offset, int(own_alignment or type_.size))
+        offset = round_up(offset, int(match["alignment"] or type_.size))
         function.parameters.append(Parameter(match["name"], type_, offset, size))
         offset += size
 

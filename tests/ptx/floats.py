@@ -85,9 +85,11 @@ def saturate(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0, np.minimum(values, values.dtype.type(1)), values.dtype.type(0))
 
 
-def add_to_odd(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The sum of float64, rounded to odd."""
+def add_to_odd(a: np.ndarray, b: np.ndarray, mode: str = "rn") -> np.ndarray:
+    """The sum of float64, rounded to odd; `mode`, by which it will be rounded again, has a say in the sign of zero."""
     total = a + b
+    if mode == "rm":
+        total = np.where((total == 0) & (np.signbit(a) != np.signbit(b)), -0.0, total)
     part = total - a
     error = (a - (total - part)) + (b - part)  # exact, by Knuth
     inexact = (error != 0) & np.isfinite(total) & (total.view(np.int64) & 1 == 0)
@@ -96,10 +98,10 @@ def add_to_odd(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(inexact, np.nextafter(total, np.where(error > 0, np.inf, -np.inf)), total)
 
 
-def fma_to_odd(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+def fma_to_odd(a: np.ndarray, b: np.ndarray, c: np.ndarray, mode: str = "rn") -> np.ndarray:
     """Float64 a * b + c rounded to odd, of numbers of at most 24 significant bits: their product is exact."""
     product = a.astype(np.float64) * b.astype(np.float64)
-    return add_to_odd(*map(np.ascontiguousarray, np.broadcast_arrays(product, c.astype(np.float64))))
+    return add_to_odd(*map(np.ascontiguousarray, np.broadcast_arrays(product, c.astype(np.float64))), mode)
 
 
 def fma64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ class FunctionBody:
             self._declare_registers(match[2], type_named(match[1], self.source))
         elif declared := variable(statement, self.source):
             place_variable(self.function, declared)
-        elif not statement.startswith(".pragma"):
+        elif not statement.startswith((".pragma", ".param")):  # .param is for calls, which are refused
             self.statements.append((statement, line, self.scope))
 
     def _declare_registers(self, names: str, type_: Type) -> None:

@@ -163,7 +163,12 @@ def _pass_parameters(machine: Machine, values: Sequence[Argument]) -> None:
 
 
 def _encode(parameter: Parameter, value: Argument) -> bytes:
-    data = value if isinstance(value, bytes) else np.asarray(value).tobytes()
-    if len(data) != parameter.size or isinstance(value, (int, float)):
+    if isinstance(value, bytes):
+        data, fits = value, True
+    else:
+        value = np.asarray(value)
+        data = value.tobytes()
+        fits = parameter.type.kind == "b" or (parameter.type.kind == "f") == (value.dtype.kind == "f")
+    if len(data) != parameter.size or not fits:
         raise TypeError(f"{parameter.name} takes {parameter.size} bytes of .{parameter.type.name}, not {value!r}")
     return data

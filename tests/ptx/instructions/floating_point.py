@@ -32,11 +32,11 @@ def add(decoder: Decoder) -> Step:
 
 
 def subtract(decoder: Decoder) -> Step:
-    return _arithmetic(decoder, 2, np.subtract, lambda a, b: add_to_odd(a, -b))
+    return _arithmetic(decoder, 2, np.subtract, lambda a, b, mode: add_to_odd(a, -b, mode))
 
 
 def multiply(decoder: Decoder) -> Step:
-    return _arithmetic(decoder, 2, np.multiply, np.multiply)  # exact in float64
+    return _arithmetic(decoder, 2, np.multiply, lambda a, b, mode: a * b)  # exact in float64
 
 
 @instruction("fma")
@@ -57,7 +57,7 @@ def _arithmetic(decoder: Decoder, operands: int, native: Function, to_odd: Funct
 
         def function(*values: np.ndarray) -> np.ndarray:
             wide = np.broadcast_arrays(*(widen(value, element).astype(np.float64) for value in values))
-            return narrow(to_odd(*map(np.ascontiguousarray, wide)), element, mode)
+            return narrow(to_odd(*map(np.ascontiguousarray, wide), mode), element, mode)
 
     return decoder.elementwise(_finished(decoder, function, type_), *[type_] * operands)
 
