@@ -12,10 +12,13 @@ deadlocks; and how many instructions, bytes, 32-byte sectors and bank conflicts 
 
 It reads what nvcc and Triton write. Whatever it does not model raises `UnsupportedInstruction`.
 
-What it cannot tell: it runs PTX, and not the machine code that ptxas makes of it; it takes one schedule of the many; all
-threads see a write at once, so that a missing fence does no harm; instructions marked .approx are more exact than the
-GPU's; blocks that wait for one another by fences and atomics have to read by volatile, relaxed or acquire loads, or they
-are held to race.
+What it cannot tell:
+
+- It runs PTX, and not the machine code that ptxas makes of it, and takes one schedule of the many.
+- All threads see a write at once, so that a missing fence does no harm.
+- Instructions marked .approx are more exact than the GPU's.
+- Blocks that wait for one another by fences and atomics have to read by volatile, relaxed or acquire loads. Others are
+  held to race.
 """
 
 from .errors import LaunchError, ParseError, PTXError, UnsupportedInstruction
