@@ -61,7 +61,9 @@ def add_parameters(function: Function, text: str, source: Source) -> None:
 
 
 def place_variable(function: Function, declared: Variable) -> None:
-    """Gives a shared or local variable its place."""
+    """Gives a shared or local variable its place, unless it has one: a function may be called more than once."""
+    if declared.name in function.offsets:
+        return
     used = f"{declared.space}_bytes"
     offset = round_up(getattr(function, used), declared.alignment)
     function.offsets[declared.name] = offset

@@ -19,7 +19,7 @@ Reader = Callable[[Active], np.ndarray]  # one value a thread, or one for all of
 Writer = Callable[[Active, np.ndarray], None]
 
 ADDRESS = re.compile(r"\[\s*([^\s+\]]+)\s*(?:\+\s*(-?\w+))?\s*\]")
-SYMBOL = re.compile(r"([\w$]+)(?:\+(\d+))?")
+SYMBOL = re.compile(r"([^\s+]+)(?:\+(\d+))?")
 
 # They say where data may be cached, which changes no result.
 CACHING = re.compile(r"ca|cg|cs|cv|lu|wb|wt|nc|L1::\w+|L2::(?!cache_hint)\w+")
@@ -76,6 +76,9 @@ class Decoder:
         return self.take(*spaces, default="generic").split("::")[0]
 
     # Operands
+
+    def ignore_operands(self) -> None:
+        self.unread.clear()
 
     @property
     def operand_count(self) -> int:

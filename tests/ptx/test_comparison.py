@@ -66,6 +66,18 @@ def test_second_destination_is_the_opposite():
     assert (opposite == (a >= 3) & p).all()
 
 
+@pytest.mark.parametrize("name", ["f16x2", "bf16x2"])
+def test_pairs_have_a_predicate_a_lane(name):
+    element = name.removesuffix("x2")
+    low, high = (values[:400] for values in combinations(element, 2))
+    a, b = (np.stack(lanes, axis=-1).view(np.uint32).ravel() for lanes in ((low, high), (high, np.roll(low, 7))))
+    lower = evaluate(f"setp.lt.{name} {{d}}|%p5, {{a}}, {{b}};", bool, a, b)
+    upper = evaluate(f"setp.lt.{name} %p5|{{d}}, {{a}}, {{b}};", bool, a, b)
+    low, high = widen(low, TYPES[element]), widen(high, TYPES[element])
+    assert (lower == (low < high)).all()
+    assert (upper == (high < np.roll(low, 7))).all()
+
+
 def test_set_writes_numbers():
     a, b = np.float32([1, 2, np.nan]), np.float32([2, 1, 1])
     assert evaluate("set.lt.u32.f32 {d}, {a}, {b};", np.uint32, a, b).tolist() == [2**32 - 1, 0, 0]

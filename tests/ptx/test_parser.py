@@ -88,8 +88,8 @@ def test_variables_have_their_places():
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        (".entry k() {\n ret", 2, "ends before"),
-        (".entry k() {\n ret;", 2, "ends within a function"),
+        ("\n.entry k() {\n ret;", 2, "the text ends before"),
+        ("\n.global .u32 x", 2, "the text ends before"),
         (".entry k() {\n .reg .b24 %r; ret; }", 2, "type .b24"),
         (".entry k(.param .u32 .strange) { ret; }", 1, "parameter"),
         ("\nnonsense;", 2, "`nonsense` is not understood"),

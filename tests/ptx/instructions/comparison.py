@@ -1,12 +1,14 @@
 """Comparisons, and choices that depend on them."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..decoder import Decoder
 from ..floats import flush_subnormals, widen
 from ..steps import Execute, Step
 from ..threads import Active
-from ..types import TYPES, Type
+from ..types import TYPES, Type, unpack
 from .registry import instruction
 
 COMPARISONS = {
@@ -44,23 +46,25 @@ def _comparison(name: str, type_: Type, *, flushes: bool):
     return compare
 
 
-def _decode(decoder: Decoder):
-    """The parts that `setp` and `set` share: reads the outcome of the comparison, and of its opposite."""
+def _decode(decoder: Decoder) -> Callable[[Active], tuple[np.ndarray, np.ndarray]]:
+    """The parts that `setp` and `set` share: the outcome, and the opposite one or that of the upper lane of a pair."""
     name = decoder.take(*COMPARISONS, *UNORDERED, "num", "nan")
     combination = COMBINATIONS.get(decoder.take(*COMBINATIONS, default=""))
     flushes, type_ = decoder.flag("ftz"), decoder.type()
-    if type_.lanes > 1:
-        raise decoder.unsupported("a comparison of packed numbers")
-    compare = _comparison(name, type_, flushes=flushes)
+    compare = _comparison(name, type_.element, flushes=flushes)
     a, b = decoder.source(1, type_), decoder.source(2, type_)
     other = decoder.predicate(3) if combination else None
 
     def outcomes(active: Active) -> tuple[np.ndarray, np.ndarray]:
-        result = compare(a(active), b(active))
+        if type_.lanes == 2:
+            pair = [compare(*lanes) for lanes in zip(unpack(a(active), type_), unpack(b(active), type_), strict=True)]
+        else:
+            result = compare(a(active), b(active))
+            pair = [result, ~result]
         if combination is None:
-            return result, ~result
+            return tuple(pair)
         condition = other(active)
-        return combination(result, condition), combination(~result, condition)
+        return tuple(combination(each, condition) for each in pair)
 
     return outcomes
 
@@ -68,13 +72,12 @@ def _decode(decoder: Decoder):
 @instruction("setp")
 def set_predicate(decoder: Decoder) -> Step:
     first, second = decoder.pair(0)
-    write, write_opposite = decoder.write(first), decoder.write(second)
+    writes = [decoder.write(first), decoder.write(second)]
     outcomes = _decode(decoder)
 
     def execute(active: Active) -> None:
-        result, opposite = outcomes(active)
-        write(active, result)
-        write_opposite(active, opposite)
+        for write, outcome in zip(writes, outcomes(active), strict=True):
+            write(active, outcome)
 
     return execute
 
@@ -87,6 +90,8 @@ def set_number(decoder: Decoder) -> Step:
     if result_type.name not in ("f32", "u32", "s32"):
         raise decoder.unsupported(f"set.{result_type.name}")
     decoder.modifiers.remove(result_type.name)
+    if TYPES[types[1]].lanes > 1:
+        raise decoder.unsupported("a comparison of packed numbers")
     write, outcomes = decoder.destination(0), _decode(decoder)
     true = np.array([1 if result_type.kind == "f" else -1]).astype(result_type.dtype)
 

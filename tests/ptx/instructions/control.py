@@ -11,6 +11,7 @@ from ..types import TYPES
 from .registry import instruction
 
 U32 = TYPES["u32"]
+ASSERTION_FAILURE = "__assertfail"
 
 
 @instruction("bra")
@@ -38,6 +39,20 @@ def end(decoder: Decoder) -> Step:
 def trap(decoder: Decoder) -> Execute:
     def execute(active: Active) -> None:
         raise Fault(Kind.TRAP, decoder.machine.threads.describe(active.numbers[0]))
+
+    return execute
+
+
+@instruction("call")
+def call(decoder: Decoder) -> Execute:
+    """Calls are replaced by the function's body. What is left is a function without one, of which one is known."""
+    if ASSERTION_FAILURE not in decoder.instruction.operands:
+        raise decoder.unsupported("the called function is not known")
+    decoder.flag("uni")
+    decoder.ignore_operands()
+
+    def execute(active: Active) -> None:
+        raise Fault(Kind.TRAP, f"assertion failed; {decoder.machine.threads.describe(active.numbers[0])}")
 
     return execute
 
@@ -89,6 +104,5 @@ def fence(decoder: Decoder) -> Execute:
 def no_operation(decoder: Decoder) -> Execute:
     """They change when something happens, and no result."""
     decoder.modifiers.clear()
-    for position in range(decoder.operand_count):
-        decoder.text(position)
+    decoder.ignore_operands()
     return lambda active: None

@@ -117,8 +117,7 @@ def is_space(decoder: Decoder) -> Step:
 def create_cache_policy(decoder: Decoder) -> Execute:
     """Any value will do: no instruction looks at it."""
     decoder.modifiers.clear()
-    for position in range(1, decoder.operand_count):
-        decoder.text(position)
+    decoder.ignore_operands()
     write = decoder.destination(0)
     return lambda active: write(active, np.zeros(1, np.uint64))
 
@@ -126,6 +125,5 @@ def create_cache_policy(decoder: Decoder) -> Execute:
 @instruction("prefetch", "prefetchu", "applypriority")
 def advise_cache(decoder: Decoder) -> Execute:
     decoder.modifiers.clear()
-    for position in range(decoder.operand_count):
-        decoder.text(position)
+    decoder.ignore_operands()
     return lambda active: None
