@@ -24,7 +24,7 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE_SOURCES) $(wildcard tests/native/*)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE_SOURCES) $(wildcard tests/native/* tests/ptx/kernels/*)
 	$(BIN)/mypy
 
 # The native code under AddressSanitizer and UndefinedBehaviorSanitizer.

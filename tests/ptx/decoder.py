@@ -60,9 +60,19 @@ class Decoder:
     def flag(self, name: str) -> bool:
         return self.take(name, default="") == name
 
-    def type(self) -> Type:
-        """The next modifier that is a type."""
-        return TYPES[self.take(*TYPES)]
+    def type(self, kinds: str = "busfp", *, packed: bool = False) -> Type:
+        """The next modifier that is a type, which has to be of one of the kinds."""
+        type_ = self.next_type()
+        if type_.kind not in kinds or (type_.lanes > 1 and not packed):
+            raise self.unsupported(f"type .{type_.name}")
+        self.modifiers.remove(type_.name)
+        return type_
+
+    def next_type(self) -> Type:
+        for modifier in self.modifiers:
+            if modifier in TYPES:
+                return TYPES[modifier]
+        raise self.unsupported("a type is missing, or is not modelled")
 
     def ignore(self, names: Iterable[str]) -> None:
         self.modifiers = [modifier for modifier in self.modifiers if modifier not in names]
@@ -106,6 +116,21 @@ class Decoder:
 
     def source(self, position: int, type_: Type) -> Reader:
         return self.read(self.text(position), type_)
+
+    def label(self, position: int) -> int:
+        """The number of the instruction behind a label."""
+        return self._target(self.text(position))
+
+    def branch_table(self, position: int) -> list[int]:
+        tables = self.machine.function.branch_tables
+        if (name := self.text(position)) not in tables:
+            raise self.unsupported(f"there is no table {name}")
+        return [self._target(label) for label in tables[name]]
+
+    def _target(self, label: str) -> int:
+        if label not in self.machine.function.labels:
+            raise self.unsupported(f"there is no label {label}")
+        return self.machine.function.labels[label]
 
     def destination(self, position: int) -> Writer:
         return self.write(self.text(position))

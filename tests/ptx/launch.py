@@ -83,7 +83,7 @@ def launch(
 
 
 def _check_block(function: Function, threads: Threads) -> None:
-    if function.required_block and threads.block[: len(function.required_block)] != function.required_block:
+    if function.required_block and (*function.required_block, 1, 1)[:3] != threads.block:
         raise ValueError(f"{function.name} demands blocks of {function.required_block} threads, not {threads.block}")
     if function.most_threads and threads.block_size > function.most_threads:
         raise ValueError(f"{function.name} allows {function.most_threads} threads a block, not {threads.block_size}")
@@ -93,7 +93,7 @@ def _smallest_access(function: Function) -> int:
     """The bytes of the smallest access to memory that any instruction makes."""
     sizes = [4]
     for instruction in function.instructions:
-        if instruction.opcode in ("ld", "ldu", "st", "atom", "red"):
+        if instruction.opcode in ("ld", "ldu", "st", "atom", "red") and "param" not in instruction.modifiers:
             sizes += [TYPES[modifier].size for modifier in instruction.modifiers if modifier in TYPES]
     return min(sizes)
 

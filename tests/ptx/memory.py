@@ -19,7 +19,7 @@ WINDOWS = {"shared": 0x7000_0000_0000, "local": 0x7100_0000_0000, "const": 0x720
 WINDOW_BYTES = 1 << 40
 FIRST_GLOBAL_ADDRESS = 1 << 20
 
-Report = Callable[[Kind, str], None]
+ReportIssue = Callable[[Kind, str], None]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Space:
     Bytes are watched in units of the smallest access that the kernel makes, which no access splits.
     """
 
-    def __init__(self, name: str, allocations: Sequence[Allocation], threads: Threads, unit: int, report: Report):
+    def __init__(self, name: str, allocations: Sequence[Allocation], threads: Threads, unit: int, report: ReportIssue):
         self.name, self.threads, self.unit, self.report = name, threads, unit, report
         self.allocations = sorted(allocations, key=lambda each: each.start)
         self.starts = np.array([each.start for each in self.allocations], np.int64)
@@ -124,6 +124,12 @@ class Space:
             thread = active.numbers[np.flatnonzero(overwritten)[0]]
             self._report_race("threads write different values in one instruction", thread)
         self.written[units] = True
+
+    def announce_store(self, addresses: np.ndarray, size: int, active: Active) -> None:
+        """Checks a store that will happen at any time from now on."""
+        units = self.units_of(self.place(addresses, size, active), size)
+        if self.races:
+            self.races.write(units, active, changes=lambda: np.ones(len(active), bool))
 
     def update(self, addresses: np.ndarray, dtype: np.dtype, active: Active, new_value) -> np.ndarray:
         """An atomic operation: `new_value(old, lanes)` of every thread, one thread after another at each place.

@@ -1,7 +1,7 @@
 """Finds data races: two threads at one place, one of them writing, and no barrier between.
 
-Orders that count are a block's barriers, among the threads of the block, and `bar.warp.sync`, among those of the warp.
-Blocks are never ordered, whatever fences and atomics say.
+Orders that count are a block's barriers, among the threads of the block, and `bar.warp.sync`, among those of the warp,
+all of them, whatever its mask. Blocks are never ordered, whatever fences and atomics say.
 
 Memory is watched in units of the smallest access that the kernel makes.
 """

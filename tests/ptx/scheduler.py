@@ -26,7 +26,7 @@ class Scheduler:
         threads = machine.threads
         self.state = np.where(threads.exists, RUNNING, EXITED).astype(np.int8)
         self.pc = np.zeros(threads.count, np.int64)
-        self.running = threads.block_size * threads.blocks  # those that have not ended
+        self.remaining = threads.block_size * threads.blocks  # threads that have not ended
         self.ended = ~threads.exists
         instructions = machine.function.instructions
         self.predicates = [
@@ -43,7 +43,7 @@ class Scheduler:
         while (running := self.state == RUNNING).any():
             pc = int(self.pc[running].min())
             self._advance(pc, self.machine.threads.select(running & (self.pc == pc)))
-        if self.running:
+        if self.remaining:
             self._deadlock()
 
     def _deadlock(self) -> NoReturn:
@@ -56,13 +56,13 @@ class Scheduler:
 
     def _advance(self, pc: int, group: Active) -> None:
         """Runs a group until it parts, waits or ends, or comes to where others may join it."""
-        alone = len(group) < self.running
+        others = len(group) < self.remaining
         while True:
             self.most_steps -= 1
             if self.most_steps < 0:
                 raise Fault(Kind.NO_PROGRESS, "the kernel does not come to its end")
             self.machine.pc = pc
-            if pc == len(self.steps):
+            if pc == len(self.steps):  # a kernel may do without a last `ret`
                 self._end(group)
                 return
             taking = self._taking(pc, group)
@@ -78,7 +78,7 @@ class Scheduler:
             if next_pc is None:
                 return
             pc = next_pc
-            if alone and pc in self.meeting_points:
+            if others and pc in self.meeting_points:
                 self.pc[group.index] = pc
                 return
 
@@ -115,7 +115,7 @@ class Scheduler:
     def _end(self, group: Active) -> None:
         self.state[group.index] = EXITED
         self.ended[group.index] = True
-        self.running -= len(group)
+        self.remaining -= len(group)
         self._release_barriers()
 
     # Barriers of a block

@@ -59,6 +59,23 @@ def test_a_source_of_no_bytes_fills_with_zeros():
     assert report.global_loads.bytes == 160
 
 
+def test_reading_goes_on_while_a_copy_is_under_way():
+    # The neighbour reads what is being overwritten; the barrier comes after the copy has begun.
+    neighbour = "xor.b32 %r8, %r0, 1; mad.lo.u32 %r8, %r8, 16, %r2; ld.shared.u32 %r9, [%r8];"
+    start = "st.shared.v4.u32 [%r3], {%r0, %r0, %r0, %r0}; bar.sync 0;"
+    copy = "cp.async.cg.shared.global [%r3], [%rd5], 16;"
+    wait = "bar.sync 0; cp.async.wait_all;"
+    assert copied(start + neighbour + copy + wait, check=False)[2].kinds == {Kind.DATA_RACE}
+    x, y, _ = copied(start + neighbour + "bar.sync 0;" + copy + wait)
+    assert (x == y).all()
+
+
+def test_a_copy_is_checked_as_it_begins():
+    (issue,) = copied("cp.async.cg.shared.global [%r3+2040], [%rd5], 16;", check=False)[2].issues
+    assert issue.kind == Kind.MISALIGNED
+    assert issue.instruction.startswith("cp.async")
+
+
 def test_another_thread_needs_a_barrier_besides():
     neighbour = "xor.b32 %r8, %r0, 1; mad.lo.u32 %r3, %r8, 16, %r2;"
     start = "cp.async.cg.shared.global [%r3], [%rd5], 16; cp.async.wait_all;"

@@ -24,6 +24,7 @@ from .assembly import kernel, run
         ("mov.u32 %r2, %clock;", "operand %clock"),
         ("mov.u32 %r2, %rs3;", "a register of 2 bytes"),
         ("mov.u32 %r2, nowhere;", "operand nowhere"),
+        ("mov.b64 %rd2, {%r3, %r4, %r5};", "3 registers moved to 1"),
         ("selp.u32 %r2, %r3, %r4, %r5;", "a register of 4 bytes read as .pred"),
         ("bar.sync 0, 16;", "a part of the block"),
         ("bar.sync %r2;", "no integer constant"),

@@ -4,14 +4,12 @@ from functools import partial
 
 from ..decoder import Decoder
 from ..steps import Step
-from ..types import TYPES
 from . import floating_point, integers
 from .registry import Translator, instruction
 
 
 def _by_type(of_integers: Translator, of_floats: Translator, decoder: Decoder) -> Step:
-    type_ = next(TYPES[modifier] for modifier in decoder.modifiers if modifier in TYPES)
-    return (of_floats if type_.kind == "f" else of_integers)(decoder)
+    return (of_floats if decoder.next_type().kind == "f" else of_integers)(decoder)
 
 
 for opcode, of_integers, of_floats in (

@@ -48,8 +48,9 @@ def _start(decoder: Decoder) -> Execute:
 
     def execute(active: Active) -> None:
         words = _read(decoder, source(active), size, _bytes_read(read_size, size, active), active)
-        copies = machine.copies
-        copies.pending.append(Copy(active, copies.groups[active.numbers], target(active), words))
+        targets, copies = target(active), machine.copies
+        machine.memory.spaces["shared"].announce_store(targets, size, active)
+        copies.pending.append(Copy(active, copies.groups[active.numbers], targets, words))
 
     return execute
 

@@ -63,7 +63,7 @@ def atomic(decoder: Decoder) -> Step:
     decoder.take(*SCOPES, default="gpu")
     decoder.flag("noftz")
     name, count = decoder.take(*OPERATIONS), int(decoder.take("v2", "v4", "v8", default="v1")[1:])
-    type_ = decoder.type()
+    type_ = decoder.type("busf", packed=True)
     returns = decoder.opcode == "atom"
     targets = decoder.elements(0) if returns else ["_"] * count
     writes = [decoder.write(each) for each in targets]

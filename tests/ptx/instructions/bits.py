@@ -15,25 +15,25 @@ U32 = TYPES["u32"]
 @instruction("and", "or", "xor")
 def logic(decoder: Decoder) -> Step:
     operation = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}[decoder.opcode]
-    type_ = decoder.type()
+    type_ = decoder.type("bp")
     return decoder.elementwise(operation, type_, type_)
 
 
 @instruction("not")
 def invert(decoder: Decoder) -> Step:
-    return decoder.elementwise(np.bitwise_not, decoder.type())
+    return decoder.elementwise(np.bitwise_not, decoder.type("bp"))
 
 
 @instruction("cnot")
 def logical_not(decoder: Decoder) -> Step:
-    type_ = decoder.type()
+    type_ = decoder.type("b")
     return decoder.elementwise(lambda a: (a == 0).astype(type_.dtype), type_)
 
 
 @instruction("lop3")
 def any_logic(decoder: Decoder) -> Step:
     """Any function of three bits: its table has the result for bits a, b, c at place 4a + 2b + c."""
-    type_ = decoder.type()
+    type_ = decoder.type("b")
     table = decoder.immediate(4)
     minterms = [minterm for minterm in range(8) if table >> minterm & 1]
 
@@ -49,7 +49,7 @@ def any_logic(decoder: Decoder) -> Step:
 @instruction("shl", "shr")
 def shift(decoder: Decoder) -> Step:
     """Shifts by the width or more leave nothing, or the sign of a signed number."""
-    type_ = decoder.type()
+    type_ = decoder.type("bus")
     operation = np.left_shift if decoder.opcode == "shl" else np.right_shift
     keeps_sign = decoder.opcode == "shr" and type_.kind == "s"
 
@@ -97,7 +97,7 @@ def permute_bytes(decoder: Decoder) -> Step:
 @instruction("bfe")
 def extract_field(decoder: Decoder) -> Step:
     """The field of `length` bits from `start` on, a signed one with its sign; beyond the operand its sign goes on."""
-    type_ = decoder.type()
+    type_ = decoder.type("us")
     width = type_.bits
 
     def extracted(a: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ def extract_field(decoder: Decoder) -> Step:
 @instruction("bfi")
 def insert_field(decoder: Decoder) -> Step:
     """Operand b with `length` of its bits, from `start` on, replaced by the lowest bits of a."""
-    type_ = decoder.type()
+    type_ = decoder.type("b")
     width, number = type_.bits, type_.dtype.type
 
     def inserted(a: np.ndarray, b: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
@@ -131,12 +131,12 @@ def insert_field(decoder: Decoder) -> Step:
 
 @instruction("popc")
 def population_count(decoder: Decoder) -> Step:
-    return decoder.elementwise(lambda a: np.bitwise_count(a).astype(np.uint32), decoder.type())
+    return decoder.elementwise(lambda a: np.bitwise_count(a).astype(np.uint32), decoder.type("b"))
 
 
 @instruction("clz")
 def count_leading_zeros(decoder: Decoder) -> Step:
-    type_ = decoder.type()
+    type_ = decoder.type("b")
     return decoder.elementwise(lambda a: np.uint32(type_.bits) - _bit_length(a), type_)
 
 
@@ -144,7 +144,7 @@ def count_leading_zeros(decoder: Decoder) -> Step:
 def find_leading_bit(decoder: Decoder) -> Step:
     """The place of the highest bit that is set, of a negative number that is not; all ones where there is none."""
     from_top = decoder.flag("shiftamt")
-    type_ = decoder.type()
+    type_ = decoder.type("us")
 
     def found(a: np.ndarray) -> np.ndarray:
         length = _bit_length(
@@ -164,7 +164,7 @@ def _bit_length(a: np.ndarray) -> np.ndarray:
 
 @instruction("brev")
 def reverse_bits(decoder: Decoder) -> Step:
-    type_ = decoder.type()
+    type_ = decoder.type("b")
 
     def reversed_bits(a: np.ndarray) -> np.ndarray:
         octets = np.ascontiguousarray(a).view(np.uint8).reshape(-1, type_.size)

@@ -50,7 +50,9 @@ def _decode(decoder: Decoder) -> Callable[[Active], tuple[np.ndarray, np.ndarray
     """The parts that `setp` and `set` share: the outcome, and the opposite one or that of the upper lane of a pair."""
     name = decoder.take(*COMPARISONS, *UNORDERED, "num", "nan")
     combination = COMBINATIONS.get(decoder.take(*COMBINATIONS, default=""))
-    flushes, type_ = decoder.flag("ftz"), decoder.type()
+    flushes, type_ = decoder.flag("ftz"), decoder.type("busf", packed=True)
+    if type_.kind != "f" and name not in COMPARISONS:
+        raise decoder.unsupported(f"comparison .{name} of .{type_.name}")
     compare = _comparison(name, type_.element, flushes=flushes)
     a, b = decoder.source(1, type_), decoder.source(2, type_)
     other = decoder.predicate(3) if combination else None

@@ -17,16 +17,14 @@ ASSERTION_FAILURE = "__assertfail"
 @instruction("bra")
 def branch(decoder: Decoder) -> Step:
     decoder.flag("uni")
-    return Branch(decoder.machine.function.labels[decoder.text(0)])
+    return Branch(decoder.label(0))
 
 
 @instruction("brx")
 def indexed_branch(decoder: Decoder) -> Step:
     decoder.take("idx")
     decoder.flag("uni")
-    function = decoder.machine.function
-    targets = [function.labels[name] for name in function.branch_tables[decoder.text(1)]]
-    return IndexedBranch(decoder.source(0, U32), targets)
+    return IndexedBranch(decoder.source(0, U32), decoder.branch_table(1))
 
 
 @instruction("ret", "exit")

@@ -15,7 +15,7 @@ TO_INTEGRAL = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 @instruction("cvt")
 def convert(decoder: Decoder) -> Step:
     rounding = decoder.take(*ROUNDINGS, "rna", *TO_INTEGRAL, default="")
-    target, source = decoder.type(), decoder.type()
+    target, source = decoder.type("usf", packed=True), decoder.type("usf")
     flushes, saturates, rectifies = decoder.flag("ftz"), decoder.flag("sat"), decoder.flag("relu")
     if rectifies and target.element.name not in ("f16", "bf16"):
         raise decoder.unsupported(f".relu to .{target.name}")

@@ -47,7 +47,7 @@ def multiply_add(decoder: Decoder) -> Step:
 
 def _arithmetic(decoder: Decoder, operands: int, native: Function, to_odd: Function) -> Step:
     """A function of floats rounded once: by NumPy where it has it in this format and mode, else by way of float64."""
-    type_, mode = decoder.type(), decoder.take(*ROUNDINGS, default="rn")
+    type_, mode = decoder.type("f", packed=True), decoder.take(*ROUNDINGS, default="rn")
     element = type_.element
     if element.name == "f64" and mode != "rn":
         raise decoder.unsupported(f"rounding .{mode} of float64")
@@ -98,7 +98,7 @@ def unary(decoder: Decoder) -> Step:
         "tanh": np.tanh,
     }
     function = functions[decoder.opcode]
-    accuracy, type_ = decoder.take("approx", "rn"), decoder.type()
+    accuracy, type_ = decoder.take("approx", "rn"), decoder.type("f", packed=True)
     element = type_.element
     if element.name == "f64":
         if accuracy == "approx":
@@ -131,13 +131,13 @@ def _from_upper_half(function: Function) -> Function:
 
 def divide(decoder: Decoder) -> Step:
     decoder.take("approx", "full", "rn")
-    type_ = decoder.type()
+    type_ = decoder.type("f")
     return decoder.elementwise(_finished(decoder, np.divide, type_), type_, type_)
 
 
 def minimum_or_maximum(decoder: Decoder) -> Step:
     """The other operand where one is NaN, or NaN with .NaN; -0 is less than +0."""
-    type_, propagates = decoder.type(), decoder.flag("NaN")
+    type_, propagates = decoder.type("f", packed=True), decoder.flag("NaN")
     element, lowest = type_.element, decoder.opcode == "min"
     choose = {"min": (np.fmin, np.minimum), "max": (np.fmax, np.maximum)}[decoder.opcode][propagates]
     sign = np.bitwise_or if lowest else np.bitwise_and
@@ -162,7 +162,7 @@ def minimum_or_maximum(decoder: Decoder) -> Step:
 
 def negate_or_absolute(decoder: Decoder) -> Step:
     """Changes the sign bit alone, of a NaN too."""
-    type_, flushes = decoder.type(), decoder.flag("ftz")
+    type_, flushes = decoder.type("f", packed=True), decoder.flag("ftz")
     element = type_.element
     sign = element.unsigned.type(1 << element.bits - 1)
     operation = {"neg": lambda bits: bits ^ sign, "abs": lambda bits: bits & ~sign}[decoder.opcode]
@@ -177,7 +177,7 @@ def negate_or_absolute(decoder: Decoder) -> Step:
 @instruction("copysign")
 def copy_sign(decoder: Decoder) -> Step:
     """The magnitude of the second operand with the sign of the first."""
-    type_ = decoder.type()
+    type_ = decoder.type("f")
     return decoder.elementwise(lambda sign, magnitude: np.copysign(magnitude, sign), type_, type_)
 
 
@@ -193,4 +193,4 @@ def test_property(decoder: Decoder) -> Step:
         "subnormal": lambda a: (a != 0) & (np.abs(a) < smallest[a.itemsize]),
     }
     test = tests[decoder.take(*tests)]
-    return decoder.elementwise(test, decoder.type())
+    return decoder.elementwise(test, decoder.type("f"))

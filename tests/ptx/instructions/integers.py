@@ -1,12 +1,14 @@
 """Integer arithmetic. Overflow wraps around."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..decoder import Decoder, spread
 from ..report import Kind
 from ..steps import Execute, Step
 from ..threads import Active
-from ..types import Type, lanewise
+from ..types import TYPES, Type, lanewise
 from .registry import instruction
 
 LIMB = np.uint64(32)
@@ -15,30 +17,34 @@ LOW_LIMB = np.uint64(0xFFFF_FFFF)
 
 def add_or_subtract(decoder: Decoder) -> Step:
     """`add` and `sub`, with the carry flag where .cc asks for it."""
+    if decoder.flag("cc"):
+        return _with_carry(decoder, carry_in=False, carry_out=True)
     operation = {"add": np.add, "sub": np.subtract}[decoder.opcode]
-    sets_carry, saturates = decoder.flag("cc"), decoder.flag("sat")
-    type_ = decoder.type()
-    if sets_carry:
-        return _with_carry(decoder, type_, carry_in=False, carry_out=True)
-    if saturates:
-        limits = np.iinfo(type_.dtype)
-
-        def saturating(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            exact = operation(a.astype(np.int64), b.astype(np.int64))
-            return np.clip(exact, limits.min, limits.max).astype(type_.dtype)
-
-        return decoder.elementwise(saturating, type_, type_)
+    if decoder.flag("sat"):
+        return _saturating(decoder, operation)
+    type_ = decoder.type("us", packed=True)
     return decoder.elementwise(lanewise(operation, type_), type_, type_)
+
+
+def _saturating(decoder: Decoder, operation: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Execute:
+    decoder.take("s32")  # other types lack it
+    limits = np.iinfo(np.int32)
+
+    def saturated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        exact = operation(a.astype(np.int64), b.astype(np.int64))
+        return np.clip(exact, limits.min, limits.max).astype(np.int32)
+
+    return decoder.elementwise(saturated, TYPES["s32"], TYPES["s32"])
 
 
 @instruction("addc", "subc")
 def add_or_subtract_with_carry(decoder: Decoder) -> Step:
-    sets_carry = decoder.flag("cc")
-    return _with_carry(decoder, decoder.type(), carry_in=True, carry_out=sets_carry)
+    return _with_carry(decoder, carry_in=True, carry_out=decoder.flag("cc"))
 
 
-def _with_carry(decoder: Decoder, type_: Type, *, carry_in: bool, carry_out: bool) -> Execute:
+def _with_carry(decoder: Decoder, *, carry_in: bool, carry_out: bool) -> Execute:
     """The sum a + b + carry or the difference a - b - borrow; the borrow is kept in the same flag."""
+    type_ = decoder.type("us")
     subtract = decoder.opcode.startswith("sub")
     dtype, flag = type_.unsigned, decoder.machine.carry
     write, a, b = decoder.destination(0), decoder.source(1, type_), decoder.source(2, type_)
@@ -59,31 +65,30 @@ def _with_carry(decoder: Decoder, type_: Type, *, carry_in: bool, carry_out: boo
 def multiply(decoder: Decoder) -> Step:
     """`mul`: the .lo or .hi half of the product, or the .wide product."""
     part = decoder.take("lo", "hi", "wide")
-    type_ = decoder.type()
-    return decoder.elementwise(_product(part, type_), type_, type_)
+    type_ = decoder.type("us")
+    return decoder.elementwise(_product(decoder, part, type_), type_, type_)
 
 
 def multiply_add(decoder: Decoder) -> Step:
     """`mad`, with the carry flag where .cc asks for it."""
-    sets_carry = decoder.flag("cc")
+    if decoder.flag("cc"):
+        return _multiply_add_with_carry(decoder, carry_in=False, carry_out=True)
     part = decoder.take("lo", "hi", "wide")
-    type_ = decoder.type()
-    if sets_carry:
-        return _multiply_add_with_carry(decoder, part, type_, carry_in=False, carry_out=True)
-    product = _product(part, type_)
+    type_ = decoder.type("us")
+    product = _product(decoder, part, type_)
     addend = type_.wide if part == "wide" else type_
     return decoder.elementwise(lambda a, b, c: product(a, b) + c, type_, type_, addend)
 
 
 @instruction("madc")
 def multiply_add_with_carry(decoder: Decoder) -> Step:
-    sets_carry = decoder.flag("cc")
+    return _multiply_add_with_carry(decoder, carry_in=True, carry_out=decoder.flag("cc"))
+
+
+def _multiply_add_with_carry(decoder: Decoder, *, carry_in: bool, carry_out: bool) -> Execute:
     part = decoder.take("lo", "hi")
-    return _multiply_add_with_carry(decoder, part, decoder.type(), carry_in=True, carry_out=sets_carry)
-
-
-def _multiply_add_with_carry(decoder: Decoder, part: str, type_: Type, *, carry_in: bool, carry_out: bool) -> Execute:
-    dtype, flag, product = type_.unsigned, decoder.machine.carry, _product(part, type_)
+    type_ = decoder.type("us")
+    dtype, flag, product = type_.unsigned, decoder.machine.carry, _product(decoder, part, type_)
     write = decoder.destination(0)
     a, b, c = (decoder.source(1 + number, type_) for number in range(3))
 
@@ -99,7 +104,9 @@ def _multiply_add_with_carry(decoder: Decoder, part: str, type_: Type, *, carry_
     return execute
 
 
-def _product(part: str, type_: Type):
+def _product(decoder: Decoder, part: str, type_: Type) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    if part == "wide" and type_.size == 8:
+        raise decoder.unsupported(f"a .{part} product of .{type_.name}")
     if part == "lo":
         return np.multiply
     if part == "wide":
@@ -137,7 +144,7 @@ def remainder(decoder: Decoder) -> Step:
 
 
 def _division(decoder: Decoder, *, remainder: bool) -> Execute:
-    type_ = decoder.type()
+    type_ = decoder.type("us")
     write, dividend, divisor = decoder.destination(0), decoder.source(1, type_), decoder.source(2, type_)
 
     def magnitude(values: np.ndarray) -> np.ndarray:
@@ -157,10 +164,10 @@ def _division(decoder: Decoder, *, remainder: bool) -> Execute:
 
 def minimum_or_maximum(decoder: Decoder) -> Step:
     operation = {"min": np.minimum, "max": np.maximum}[decoder.opcode]
-    type_ = decoder.type()
+    type_ = decoder.type("us", packed=True)
     return decoder.elementwise(lanewise(operation, type_), type_, type_)
 
 
 def negate_or_absolute(decoder: Decoder) -> Step:
-    type_ = decoder.type()
+    type_ = decoder.type("us")
     return decoder.elementwise({"neg": np.negative, "abs": np.abs}[decoder.opcode], type_)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from ..decoder import Decoder, spread
+from ..decoder import Decoder, Reader, Writer, spread
 from ..memory import WINDOW_BYTES, WINDOWS
 from ..steps import Execute, Step
 from ..threads import Active
-from ..types import TYPES, UNSIGNED, pack
+from ..types import TYPES, Type, pack
 from .registry import instruction
 
 STRENGTHS = ("weak", "volatile", "relaxed", "acquire", "release")
@@ -17,23 +17,22 @@ def move(decoder: Decoder) -> Step:
     """`mov`, which also packs a vector of registers into one and unpacks it."""
     type_ = decoder.type()
     targets, sources = decoder.elements(0), decoder.elements(1)
-    if len(targets) > 1:
-        return _unpack(decoder, targets, decoder.read(sources[0], TYPES[f"b{type_.bits}"]))
+    if len(targets) == len(sources) == 1:
+        return decoder.elementwise(lambda value: value, type_)
+    part = TYPES.get(f"b{type_.bits // max(len(targets), len(sources))}")
+    if part is None or min(len(targets), len(sources)) > 1:
+        raise decoder.unsupported(f"{len(sources)} registers moved to {len(targets)}")
     if len(sources) > 1:
-        parts = [decoder.read(each, TYPES[f"b{type_.bits // len(sources)}"]) for each in sources]
-        write = decoder.write(targets[0])
-        return lambda active: write(active, pack([read(active) for read in parts], type_.unsigned))
-    return decoder.elementwise(lambda value: value, type_)
+        reads, write = [decoder.read(each, part) for each in sources], decoder.write(targets[0])
+        return lambda active: write(active, pack([read(active) for read in reads], type_.unsigned))
+    return _unpack(decoder.read(sources[0], TYPES[f"b{type_.bits}"]), [decoder.write(each) for each in targets], part)
 
 
-def _unpack(decoder: Decoder, targets: list[str], read) -> Execute:
-    writes = [decoder.write(each) for each in targets]
-
+def _unpack(read: Reader, writes: list[Writer], part: Type) -> Execute:
     def execute(active: Active) -> None:
         packed = read(active).copy()  # one of the targets may be the source
-        part = UNSIGNED[packed.itemsize // len(writes)]
         for number, write in enumerate(writes):
-            write(active, (packed >> packed.dtype.type(number * 8 * part.itemsize)).astype(part))
+            write(active, (packed >> packed.dtype.type(number * part.bits)).astype(part.dtype))
 
     return execute
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from ..decoder import Decoder
-from ..errors import UnsupportedInstruction
 from ..machine import Machine
 from ..program import Instruction
 from ..steps import Step
@@ -28,11 +27,6 @@ def translate(instruction: Instruction, machine: Machine) -> Step:
     decoder = Decoder(instruction, machine)
     if instruction.opcode not in TRANSLATORS:
         raise decoder.unsupported(f"{instruction.opcode} is not modelled")
-    try:
-        step = TRANSLATORS[instruction.opcode](decoder)
-    except UnsupportedInstruction:
-        raise
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise decoder.unsupported(f"not understood ({error!r})") from error
+    step = TRANSLATORS[instruction.opcode](decoder)
     decoder.finish()
     return step

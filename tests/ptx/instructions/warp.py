@@ -80,7 +80,7 @@ def match(decoder: Decoder) -> Step:
     """.any: the lanes with the same value. .all: the whole mask where all values are the same, else nothing."""
     mode = decoder.take("any", "all")
     decoder.take("sync")
-    type_ = decoder.type()
+    type_ = decoder.type("b")
     target, all_equal = decoder.pair(0)
     write, write_all_equal = decoder.write(target), decoder.write(all_equal)
     value, members = decoder.source(1, type_), decoder.source(2, U32)
@@ -115,7 +115,7 @@ def reduce(decoder: Decoder) -> Step:
         "xor": np.bitwise_xor,
     }
     name = decoder.take(*operations)
-    absolute, propagates, type_ = decoder.flag("abs"), decoder.flag("NaN"), decoder.type()
+    absolute, propagates, type_ = decoder.flag("abs"), decoder.flag("NaN"), decoder.type("busf")
     write, value, members = decoder.destination(0), decoder.source(1, type_), decoder.source(2, U32)
     is_float = type_.kind == "f"
     if is_float and name not in ("min", "max"):
