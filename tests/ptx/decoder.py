@@ -13,7 +13,7 @@ from .literals import constant, integer
 from .machine import Machine
 from .program import Instruction
 from .threads import Active
-from .types import SIGNED, TYPES, Type
+from .types import TYPES, Type
 
 Reader = Callable[[Active], np.ndarray]  # one value a thread, or one for all of them
 Writer = Callable[[Active, np.ndarray], None]
@@ -170,20 +170,16 @@ class Decoder:
         return np.array([address], np.uint64).astype(type_.unsigned).view(type_.dtype)
 
     def write(self, text: str) -> Writer:
-        """How to write a register. Values narrower than it are extended, signed ones with their sign."""
+        """How to write a register. Values narrower than it are extended, signed ones with their sign, as NumPy does."""
         if text == "_":
             return lambda active, values: None
         if text not in self.machine.registers:
             raise self.unsupported(f"{text} is no register")
         register = self.machine.registers[text]
-        unsigned, signed = register.dtype, SIGNED.get(register.itemsize)
+        dtype, size = register.dtype, register.itemsize
 
         def write(active: Active, values: np.ndarray) -> None:
-            if values.itemsize == register.itemsize:
-                values = values.view(unsigned)
-            else:
-                values = values.astype(signed).view(unsigned) if values.dtype.kind == "i" else values.astype(unsigned)
-            register[active.index] = values
+            register[active.index] = values.view(dtype) if values.itemsize == size else values.astype(dtype)
 
         return write
 

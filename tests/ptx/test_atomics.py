@@ -70,6 +70,8 @@ def test_counters_wrap_at_their_limit():
     values = np.full(32, 4, np.uint32)
     assert update("inc", values, 3, "u32")[1].tolist() == ([3, 4, 0, 1, 2] * 7)[:32]
     assert update("dec", values, 1, "u32")[1].tolist() == ([1, 0, 4, 3, 2] * 7)[:32]
+    assert update("inc", values, 9, "u32")[1].tolist() == [9, *([0, 1, 2, 3, 4] * 7)[:31]]
+    assert update("dec", values, 9, "u32")[1].tolist() == [9, *([4, 3, 2, 1, 0] * 7)[:31]]
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("f32", np.float32), ("f64", np.float64)])

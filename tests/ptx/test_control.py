@@ -20,6 +20,7 @@ def test_loop_with_a_count_of_each_thread():
     out, report = result(text)
     assert out.tolist() == [n * (n + 1) // 2 for n in range(32)]
     assert report.divergent_branches == 31
+    assert report.warp_instructions_by_opcode["st"] == 1  # behind the loop they are together again
 
 
 def test_indexed_branch():
@@ -36,9 +37,9 @@ def test_indexed_branch():
 def test_blocks_of_inline_assembly_have_their_own_names():
     text = """mov.u32 %r9, 1;
         { .reg .pred p; .reg .b32 t; setp.lt.u32 p, %r0, 4; mov.u32 t, 100; @p bra DONE; add.u32 %r9, %r9, t; DONE: }
-        { .reg .pred p; .reg .b32 t; setp.lt.u32 p, %r0, 8; mov.u32 t, 1000; @p bra DONE; add.u32 %r9, %r9, t;
+        { .reg .pred p; .reg .b32 t; setp.ge.u32 p, %r0, 8; mov.u32 t, 1000; @p bra DONE; add.u32 %r9, %r9, t;
             { .reg .b32 t; mov.u32 t, 5; } add.u32 %r9, %r9, t; DONE: }"""
-    assert result(text)[0].tolist() == [1] * 4 + [101] * 4 + [2101] * 24
+    assert result(text)[0].tolist() == [2001] * 4 + [2101] * 4 + [101] * 24
 
 
 def test_exit_of_some_threads():

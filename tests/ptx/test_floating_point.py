@@ -1,6 +1,7 @@
 """Floating-point arithmetic against exact arithmetic, bit by bit."""
 
 import math
+from fractions import Fraction
 
 import hypothesis.extra.numpy
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from . import exact
 from .assembly import evaluate
-from .floats import fma64, narrow, widen
+from .floats import add_to_odd, fma64, narrow, widen
 from .types import TYPES
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, about infinities and NaN
@@ -81,6 +82,15 @@ class TestRounding:
 
 def floats(width):
     return hypothesis.extra.numpy.arrays(f"f{width // 8}", (3, 16), elements=st.floats(width=width))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_inexact_sums_are_odd_neighbours(seed):
+    random = np.random.default_rng(seed)
+    a, b = random.standard_normal((2, 64)) * 2.0 ** random.integers(-30, 30, (2, 64))
+    for x, y, total in zip(a.tolist(), b.tolist(), add_to_odd(a, b).tolist(), strict=True):
+        error = abs(Fraction(x) + Fraction(y) - Fraction(total))
+        assert not error or (error < Fraction(math.ulp(total)) and np.float64(total).view(np.int64) & 1)
 
 
 class TestFusedMultiplyAdd:

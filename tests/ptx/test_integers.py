@@ -158,6 +158,15 @@ class TestCarry:
         result = evaluate("mad.lo.cc.u32 %r33, {a}, {b}, {c}; madc.hi.u32 {d}, {a}, {b}, 0;", np.uint32, a, b, c)
         assert result.tolist() == [(x * y + z) >> 32 for x, y, z in zip(*values.tolist(), strict=True)]
 
+    def test_carry_runs_through_words_that_are_full(self):
+        full = np.array([2**32 - 1], np.uint32)
+        text = "add.cc.u32 %r33, {a}, 1; addc.cc.u32 %r33, {a}, 0; addc.u32 {d}, 0, 0;"
+        assert evaluate(text, np.uint32, full).tolist() == [1]
+        text = "sub.cc.u32 %r33, 0, 1; subc.cc.u32 %r33, {a}, {a}; subc.u32 {d}, 0, 0;"
+        assert evaluate(text, np.uint32, full).tolist() == [2**32 - 1]
+        text = "add.cc.u32 %r33, {a}, 1; madc.lo.cc.u32 %r33, {a}, 1, 0; addc.u32 {d}, 0, 0;"
+        assert evaluate(text, np.uint32, full).tolist() == [1]
+
     def test_each_thread_has_its_own_flag(self):
         a = np.array([0, 2**32 - 1], np.uint32)
         assert evaluate("add.cc.u32 {d}, {a}, 1; addc.u32 {d}, 0, 0;", np.uint32, a).tolist() == [0, 1]

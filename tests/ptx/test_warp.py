@@ -138,6 +138,14 @@ def test_elect_chooses_one_lane():
     assert result(halves + "elect.sync %r9|%p1, %r3;").tolist() == [0] * 16 + [16] * 16
 
 
+def test_lanes_wait_at_a_shuffle_for_those_that_come_back_to_it():
+    text = """setp.ge.u32 %p1, %r0, 16; mov.u32 %r3, %r0; @%p1 bra AWAY;
+        BACK: shfl.sync.idx.b32 %r9, %r3, 31, 31, -1; bra END;
+        AWAY: add.u32 %r3, %r3, 100; bra BACK;
+        END:"""
+    assert (result(text) == 131).all()
+
+
 def test_lanes_that_parted_meet_at_a_shuffle():
     # Even lanes take a longer way to the same shuffle.
     text = """and.b32 %r2, %r0, 1; setp.eq.u32 %p1, %r2, 0; mov.u32 %r3, 7; @%p1 bra LONG; bra JOIN;
