@@ -1,21 +1,26 @@
 """Which backend serves a call.
 
-The ops are declared once, in two overloads: `default`, which PyTorch's dispatcher sends to the kernel of the
-tensor's device (C++ where it was built, else the reference), and `reference`, which is plain PyTorch on any device.
-Choosing a backend is choosing an overload.
+The ops are declared once, in three overloads: `default`, which PyTorch's dispatcher sends to the kernel of the
+tensor's device (C++ where it was built, else Triton on a GPU, else the reference), `reference`, which is plain PyTorch
+on any device, and `triton`. Choosing a backend is choosing an overload.
 """
 
 import contextlib
 import importlib
+import importlib.metadata
+import importlib.util
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.machinery import PathFinder
 from typing import Any
 
 import torch
 
-NAMES = ("auto", "reference", "cpu")
+from . import reference
+
+NAMES = ("auto", "reference", "cpu", "triton")
+TRITON_DEVICES = ("CUDA", "XPU")  # as the dispatcher calls them; ROCm's tensors are CUDA's
 _ENVIRONMENT = "REINMAX_KERNELS_BACKEND"
 
 
@@ -36,6 +41,22 @@ def _load_native() -> Any:
 
 
 native = _load_native()
+has_triton = importlib.util.find_spec("triton") is not None
+
+
+def implementations(name: str, overload: str) -> dict[str, Callable[..., Any]]:
+    """What serves an overload of the op `name`, for each key of the dispatcher that Python serves."""
+
+    def in_triton(*args: Any) -> Any:  # imported only when it is called: it takes a second
+        kernels = importlib.import_module(f"{__package__}.triton_kernels")
+        return getattr(kernels, name)(*args)
+
+    if overload == "triton":
+        return {"CompositeExplicitAutograd": in_triton}
+    by_key = {"CompositeExplicitAutograd": getattr(reference, name)}
+    if overload == "default" and has_triton:
+        by_key |= dict.fromkeys(TRITON_DEVICES, in_triton)
+    return by_key
 
 
 def _checked(name: str, source: str) -> str:
@@ -46,6 +67,8 @@ def _checked(name: str, source: str) -> str:
             f"{source}: 'cpu' is not in this build, which is pure Python (REINMAX_KERNELS_NATIVE=0 or no compiled "
             "module); install with the C++ kernels, or use 'reference'"
         )
+    if name == "triton" and not has_triton:
+        raise RuntimeError(f"{source}: 'triton' needs Triton: pip install 'reinmax_kernels[triton]'")
     return name
 
 
@@ -63,8 +86,10 @@ def backend(name: str) -> Iterator[None]:
     """Serve every call inside the `with` block, in this thread, by one backend.
 
     `"auto"` (the default): the fastest that this build has for the tensor's device. `"reference"`: plain PyTorch.
-    `"cpu"`: the C++ kernels. The environment variable REINMAX_KERNELS_BACKEND chooses for the whole process.
-    All backends draw the same sample from the same seed. The backward of a call runs where its forward ran.
+    `"cpu"`: the C++ kernels. `"triton"`: the Triton kernels, for tensors on a GPU, and on the CPU where
+    TRITON_INTERPRET=1 was set before the first call. The environment variable REINMAX_KERNELS_BACKEND chooses for the
+    whole process. All backends draw the same sample from the same seed. The backward of a call runs where its forward
+    ran.
 
     Raises ValueError for an unknown name, RuntimeError for a backend that this build has not.
     """
@@ -80,6 +105,10 @@ def overload(device: torch.device) -> str:
     name = _forced.name
     if name == "cpu" and device.type != "cpu":
         raise ValueError(f"backend: 'cpu' serves CPU tensors, got logits on {device}")
+    if name == "triton":
+        if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ValueError("backend: 'triton' serves CPU tensors only under TRITON_INTERPRET=1; got logits on cpu")
+        return name
     return "reference" if name == "reference" else "default"
 
 
@@ -93,4 +122,7 @@ def build_info() -> dict[str, Any]:
     if native is not None:
         info["backends"].append("cpu")
         info |= native.build_info()
+    if has_triton:
+        info["backends"].append("triton")
+        info["triton"] = importlib.metadata.version("triton")
     return info

@@ -1,9 +1,11 @@
 """The estimators of categorical choices: what users call."""
 
+import os
+
 import torch
 from torch import Tensor
 
-from . import backends, ops, rows
+from . import backends, ops, reference, rows
 
 
 def sample(
@@ -42,7 +44,9 @@ def sample(
         TypeError: logits no floating-point tensor; a mask or seed of the wrong type.
         IndexError: `dim` out of range.
         ValueError: no category or more than 2**23; a mask or seed that does not fit; a generator of another device;
-            on the CPU, a row that holds NaN or +inf, or nothing but -inf (the first such row is named).
+            on the CPU, a row that holds NaN or +inf, or nothing but -inf (the first such row is named). On a GPU
+            nothing waits to find out: such a row has index 0, probabilities NaN and gradient NaN, unless
+            REINMAX_KERNELS_CHECK=1 is set, which makes it raise there too.
 
     Source: inverse-transform sampling on integer weights, with Philox4x32-10 (Salmon et al., SC 2011).
     Differs from it: weights are integers of 39 bits, in chunks of 1024 categories, so that no order of summation
@@ -161,10 +165,16 @@ def _estimate(
     return one_hot.movedim(-1, dim), probs.movedim(-1, dim)
 
 
+# Where kernels do not look themselves, on a GPU, for it costs a pass and waits for the device.
+_CHECKS = os.environ.get("REINMAX_KERNELS_CHECK") == "1"
+
+
 def _operands(
     logits: Tensor, dim: int, mask: Tensor | None, generator: torch.Generator | None, seed: int | Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """What every op takes first: logits and mask with the categories last, and the seeds."""
     rows_last = rows.categories_last(logits, dim)
     mask_last = rows.mask_categories_last(mask, logits, dim)
+    if _CHECKS:
+        reference.require_distributions(rows_last, mask_last)
     return rows_last, mask_last, rows.seed_tensor(seed, generator, rows_last)

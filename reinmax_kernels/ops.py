@@ -14,10 +14,10 @@ from torch._C._functorch import unwrap_if_dead
 from torch._ops import OpOverload
 from torch.autograd.function import once_differentiable
 
-from . import reference
+from . import backends
 
 NAMESPACE = "reinmax_kernels"
-OVERLOADS = ("default", "reference")
+OVERLOADS = ("default", "reference", "triton")
 
 # Shape functions: what an op returns, without its values.
 
@@ -106,7 +106,8 @@ def _declare(name: str, overload: str) -> OpOverload:
     schema, shape, vmap = TABLE[name]
     qualified = name if overload == "default" else f"{name}.{overload}"
     _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
-    _library.impl(qualified, getattr(reference, name), "CompositeExplicitAutograd")
+    for key, function in backends.implementations(name, overload).items():
+        _library.impl(qualified, function, key)
     _library.impl(qualified, torch.library.fallthrough_kernel, "Autograd")  # `Estimator` differentiates, not the op
     torch.library.register_fake(f"{NAMESPACE}::{qualified}", shape, lib=_library)
     op: OpOverload = getattr(getattr(getattr(torch.ops, NAMESPACE), name), overload)

@@ -1,8 +1,13 @@
 """What every test file shares: the backends of this build, the thread counts, and the seeds of hypothesis."""
 
+import os
+
 import hypothesis
 import pytest
 import torch
+
+# Before Triton's kernels are imported. `tests/compiled` needs the compiler instead, and a run of its own.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import reinmax_kernels
 from reinmax_kernels import backends

@@ -44,7 +44,7 @@ def test_backend_belongs_to_its_thread():
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match=r"expected one of auto, reference, cpu; got 'gpu'"):
+    with pytest.raises(ValueError, match=r"expected one of auto, reference, cpu, triton; got 'gpu'"):
         reinmax_kernels.backend("gpu").__enter__()
 
 
@@ -87,7 +87,7 @@ def test_environment_chooses_for_the_process(name, overload):
 
 def test_environment_with_an_unknown_backend():
     result = python("import reinmax_kernels", REINMAX_KERNELS_BACKEND="fast")
-    assert "REINMAX_KERNELS_BACKEND: expected one of auto, reference, cpu; got 'fast'" in result.stderr
+    assert "REINMAX_KERNELS_BACKEND: expected one of auto, reference, cpu, triton; got 'fast'" in result.stderr
 
 
 @native_only
@@ -137,5 +137,26 @@ def test_without_a_native_module_the_reference_serves_and_cpu_is_refused(package
         "r.backend('cpu').__enter__()"
     )
     result = python(code, cwd=package_copy, PYTHONPATH=str(package_copy))
-    assert result.stdout.strip() == "['reference'] torch.Size([2])"
+    others = ", 'triton'" if backends.has_triton else ""
+    assert result.stdout.strip() == f"['reference'{others}] torch.Size([2])"
     assert "RuntimeError: backend: 'cpu' is not in this build, which is pure Python" in result.stderr
+
+
+def test_without_triton_it_is_refused():
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import reinmax_kernels as r, torch\n"
+        "print(r.sample(torch.zeros(2, 3), seed=1).shape, 'triton' in r.build_info()['backends'])\n"
+        "r.backend('triton').__enter__()"
+    )
+    result = python(code)
+    assert result.stdout.strip() == "torch.Size([2]) False"
+    assert "RuntimeError: backend: 'triton' needs Triton: pip install 'reinmax_kernels[triton]'" in result.stderr
+
+
+@pytest.mark.skipif(not backends.has_triton, reason="Triton is not installed")
+def test_triton_serves_cpu_tensors_only_on_its_interpreter():
+    code = "import reinmax_kernels as r, torch\nwith r.backend('triton'): r.sample(torch.zeros(2, 3))"
+    result = python(code, TRITON_INTERPRET="0")
+    assert "ValueError: backend: 'triton' serves CPU tensors only under TRITON_INTERPRET=1" in result.stderr
+    assert python(code, TRITON_INTERPRET="1").returncode == 0

@@ -26,12 +26,17 @@ def draw_values(x: Tensor) -> Tensor:
     return torch.where(narrowed.isinf() & ~x.isinf(), torch.nan, narrowed) if x.dtype == torch.float64 else narrowed
 
 
+def require_distributions(logits: Tensor, mask: Tensor | None) -> None:
+    """Raises ValueError for the first row without a distribution."""
+    if not contract.valid_rows(draw_values(masked(logits, mask))).all():
+        raise rows.invalid_row(logits, mask)
+
+
 def sample(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int) -> Tensor:
     """Index [...] drawn from softmax(logits) for logits [..., C]."""
-    x = draw_values(masked(logits, mask))
-    x = x.reshape(logits.shape[:-1].numel(), logits.shape[-1])
-    if x.device.type == "cpu" and not contract.valid_rows(x).all():
-        raise rows.invalid_row(logits, mask)
+    if logits.device.type == "cpu":
+        require_distributions(logits, mask)
+    x = draw_values(masked(logits, mask)).reshape(logits.shape[:-1].numel(), logits.shape[-1])
     return contract.draw(x, seed, offset, row_offset).reshape(logits.shape[:-1])
 
 

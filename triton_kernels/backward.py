@@ -1,0 +1,331 @@
+"""From an estimator's formula to its kernels. An estimator is a function of one position of a row and of the row's
+sums. Rows that fit in registers are read once. Longer ones are read twice, for the sums and to write, unless the
+estimator knows its gradient away from the drawn category without them; where such rows are few, several programs share
+each.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import launch, row
+
+_ELEMENTS_PER_THREAD = 8
+_LOOP_WARPS = 4
+_LOOP_BLOCK = _LOOP_WARPS * 32 * _ELEMENTS_PER_THREAD  # elements of a long row read at a time
+
+
+class Point(NamedTuple):
+    """One position of a row: pi = softmax(x) and p = softmax(x / tau) there, the gradients of one-hot and
+    probabilities, and whether the category was drawn.
+    """
+
+    pi: Any
+    p: Any
+    g: Any
+    h: Any
+    is_drawn: Any
+
+
+class Sums(NamedTuple):
+    """Of a row: g at the drawn category, and inner products."""
+
+    g_drawn: Any
+    pi_g: Any
+    p_g: Any
+    pi_h: Any
+
+
+class Upstream(NamedTuple):
+    """What a backward starts from: the gradients, the logits and their mask, and index and log-sum-exp [N]."""
+
+    grad_one_hot: Any
+    grad_probs: Any
+    logits: Any
+    mask: Any
+    index: Any
+    log_sum_exp: Any
+    inner: Any
+
+
+class Partial(NamedTuple):
+    """Sums of one part of a row, or [N, parts] of them: <pi, g>, <pi, h>, and the largest logit, relative to which
+    p is not yet divided by its sum.
+    """
+
+    pi_g: Any
+    pi_h: Any
+    largest: Any
+    p: Any
+    p_g: Any
+
+
+@triton.jit
+def _load(up, i, j, inside):
+    """Logits and both gradients, in the precision that is computed in."""
+    x = row.accumulated(row.load_logits(up.logits, up.mask, i, j, inside, up.inner))
+    g = row.load_gradient(up.grad_one_hot, x, i, j, inside, up.inner)
+    return x, g, row.load_gradient(up.grad_probs, x, i, j, inside, up.inner)
+
+
+@triton.jit
+def _probability(x, log_sum_exp):
+    """exp(x - log_sum_exp) in x's precision, of a float64 log-sum-exp."""
+    high = log_sum_exp.to(x.dtype)
+    return tl.exp((x - high) - (log_sum_exp - high.to(tl.float64)).to(x.dtype))
+
+
+@triton.jit
+def _inverse(tau, DTYPE: tl.constexpr):
+    """1 / tau, inside the range where 0 times it is 0 and -inf times it is -inf."""
+    LEAST: tl.constexpr = 2.2250738585072014e-308 if DTYPE == tl.float64 else 1.1754943508222875e-38
+    MOST: tl.constexpr = 1.7976931348623157e308 if DTYPE == tl.float64 else 3.4028234663852886e38
+    return tl.minimum(tl.maximum(1.0 / tau, LEAST), MOST).to(DTYPE)
+
+
+@triton.jit
+def backward_tile_kernel(
+    up: Upstream,
+    tau_ptr,
+    grad_logits_ptr,
+    rows,
+    categories,
+    GRADIENT: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """ROWS whole rows to a program."""
+    i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    j = tl.arange(0, BLOCK)[None, :]
+    here = i < rows
+    inside = here[:, None] & (j < categories)
+    x, g, h = _load(up, i[:, None], j, inside)
+    index = tl.load(up.index + i, mask=here, other=0)
+    pi = _probability(x, tl.load(up.log_sum_exp + i, mask=here, other=0.0)[:, None])
+    p = pi
+    inverse_tau = 1.0
+    if tau_ptr is not None:
+        inverse_tau = _inverse(tl.load(tau_ptr), x.dtype)
+        p = tl.exp((x - tl.max(x, 1)[:, None]) * inverse_tau)
+        p = p / tl.sum(p, 1)[:, None]
+    is_drawn = j == index[:, None]
+    g_drawn = tl.sum(tl.where(is_drawn, g, 0.0), 1)
+    sums = Sums(g_drawn[:, None], tl.sum(pi * g, 1)[:, None], tl.sum(p * g, 1)[:, None], tl.sum(pi * h, 1)[:, None])
+    gradient = GRADIENT(Point(pi, p, g, h, is_drawn), sums, inverse_tau)
+    at = i[:, None] * categories + j
+    tl.store(grad_logits_ptr + at, gradient.to(grad_logits_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _combined(part, AXIS: tl.constexpr, inverse_tau):
+    """The sums over an axis of partial sums."""
+    largest = tl.max(part.largest, AXIS)
+    scale = tl.exp((part.largest - tl.expand_dims(largest, AXIS)) * inverse_tau)
+    return Partial(
+        tl.sum(part.pi_g, AXIS),
+        tl.sum(part.pi_h, AXIS),
+        largest,
+        tl.sum(part.p * scale, AXIS),
+        tl.sum(part.p_g * scale, AXIS),
+    )
+
+
+@triton.jit
+def _part_of_row(
+    up,
+    out_ptr,
+    i,
+    first,
+    last,
+    categories,
+    g_drawn,
+    log_sum_exp,
+    inverse_tau,
+    TEMPERED: tl.constexpr,
+    AWAY_FROM_DRAWN: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """The sums over categories [first, last) of row i; the gradient there too, where it is known without them."""
+    zeros = tl.zeros([BLOCK], DTYPE)
+    pi_g, pi_h, p, p_g = zeros, zeros, zeros, zeros
+    largest = tl.full([BLOCK], -1.7976931348623157e308 if DTYPE == tl.float64 else -3.4028234663852886e38, DTYPE)
+    for start in range(first, last, BLOCK):
+        j = start + tl.arange(0, BLOCK)
+        inside = j < last
+        x, g, h = _load(up, i, j, inside)
+        pi = _probability(x, log_sum_exp)
+        pi_g += pi * g
+        pi_h += pi * h
+        if TEMPERED:  # lane by lane, relative to the largest logit so far
+            larger = tl.maximum(largest, x)
+            scale, e = tl.exp((largest - larger) * inverse_tau), tl.exp((x - larger) * inverse_tau)
+            p, p_g, largest = p * scale + e, p_g * scale + e * g, larger
+        if AWAY_FROM_DRAWN is not None:
+            gradient = AWAY_FROM_DRAWN(pi, g, g_drawn)
+            tl.store(out_ptr + i * categories + j, gradient.to(out_ptr.dtype.element_ty), mask=inside)
+    return _combined(Partial(pi_g, pi_h, largest, p, p_g), 0, inverse_tau)
+
+
+@triton.jit
+def _gradient(
+    x, g, h, is_drawn, part, g_drawn, log_sum_exp, inverse_tau, TEMPERED: tl.constexpr, GRADIENT: tl.constexpr
+):
+    """The gradient at positions of a row whose sums are known."""
+    pi = _probability(x, log_sum_exp)
+    p = pi
+    p_g = part.pi_g
+    if TEMPERED:
+        p = tl.exp((x - part.largest) * inverse_tau) / part.p
+        p_g = part.p_g / part.p
+    return GRADIENT(Point(pi, p, g, h, is_drawn), Sums(g_drawn, part.pi_g, p_g, part.pi_h), inverse_tau)
+
+
+@triton.jit
+def backward_long_kernel(
+    up: Upstream,
+    tau_ptr,
+    grad_logits_ptr,
+    partial: Partial,
+    parts,
+    part_size,
+    categories,
+    GRADIENT: tl.constexpr,
+    AWAY_FROM_DRAWN: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
+    SUMS: tl.constexpr,
+    WRITES: tl.constexpr,
+):
+    """One row to a program, or a part of it. A row in parts is summed in one launch and written in another, where only
+    the drawn category is left to write if the rest was known without the sums.
+    """
+    DTYPE: tl.constexpr = tl.float64 if up.logits.data.dtype.element_ty == tl.float64 else tl.float32
+    TEMPERED: tl.constexpr = tau_ptr is not None
+    i = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * part_size
+    last = tl.minimum(first + part_size, categories)
+    index = tl.load(up.index + i)
+    log_sum_exp = tl.load(up.log_sum_exp + i)
+    x_drawn, g_drawn, h_drawn = _load(up, i, index, index >= 0)
+    inverse_tau = tl.full((), 1.0, DTYPE)
+    if TEMPERED:
+        inverse_tau = _inverse(tl.load(tau_ptr), DTYPE)
+    k = tl.arange(0, PARTS)
+    at = i * parts + k
+    if SUMS:
+        part = _part_of_row(
+            up,
+            grad_logits_ptr,
+            i,
+            first,
+            last,
+            categories,
+            g_drawn,
+            log_sum_exp,
+            inverse_tau,
+            TEMPERED,
+            AWAY_FROM_DRAWN,
+            BLOCK,
+            DTYPE,
+        )
+        if not WRITES:
+            here = i * parts + tl.program_id(1)
+            tl.store(partial.pi_g + here, part.pi_g)
+            tl.store(partial.pi_h + here, part.pi_h)
+            tl.store(partial.largest + here, part.largest)
+            tl.store(partial.p + here, part.p)
+            tl.store(partial.p_g + here, part.p_g)
+    else:
+        part = _combined(
+            Partial(
+                tl.load(partial.pi_g + at, mask=k < parts, other=0.0),
+                tl.load(partial.pi_h + at, mask=k < parts, other=0.0),
+                tl.load(partial.largest + at, mask=k < parts, other=float("-inf")),
+                tl.load(partial.p + at, mask=k < parts, other=0.0),
+                tl.load(partial.p_g + at, mask=k < parts, other=0.0),
+            ),
+            0,
+            inverse_tau,
+        )
+    if WRITES:
+        out_ptr = grad_logits_ptr + i * categories
+        if AWAY_FROM_DRAWN is not None:
+            tl.debug_barrier()  # what another thread wrote there, as if it were not the drawn category, comes first
+            gradient = _gradient(
+                x_drawn, g_drawn, h_drawn, index >= 0, part, g_drawn, log_sum_exp, inverse_tau, TEMPERED, GRADIENT
+            )
+            tl.store(out_ptr + index, gradient.to(out_ptr.dtype.element_ty))
+        else:
+            for start in range(first, last, BLOCK):
+                j = start + tl.arange(0, BLOCK)
+                x, g, h = _load(up, i, j, j < last)
+                gradient = _gradient(x, g, h, j == index, part, g_drawn, log_sum_exp, inverse_tau, TEMPERED, GRADIENT)
+                tl.store(out_ptr + j, gradient.to(out_ptr.dtype.element_ty), mask=j < last)
+
+
+class Estimator(NamedTuple):
+    """`gradient(point, sums, inverse_tau)`; and, at tau = 1 and without a gradient of the probabilities,
+    `away_from_drawn(pi, g, g_drawn)`, where a formula needs no sum there.
+    """
+
+    gradient: Any
+    away_from_drawn: Any = None
+
+
+def backward(
+    estimator: Estimator,
+    grad_one_hot: Tensor | None,
+    grad_probs: Tensor | None,
+    logits: Tensor,
+    index: Tensor,
+    log_sum_exp: Tensor,
+    mask: Tensor | None,
+    tau: Tensor | None,
+) -> Tensor:
+    """The gradient [..., C] of the logits by one estimator; a row without a distribution has NaN."""
+    grad_logits = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    rows, categories, device = index.numel(), logits.shape[-1], logits.device
+    if rows == 0:
+        return grad_logits
+    inner, operands = row.rows_of(logits.shape, grad_one_hot, grad_probs, logits, mask)
+    up = Upstream(*operands, index.contiguous(), log_sum_exp.contiguous(), inner)
+    tile = launch.tile(categories, _ELEMENTS_PER_THREAD)
+    if tile is not None:
+        constants = {"GRADIENT": estimator.gradient, "ROWS": tile.rows, "BLOCK": tile.block}
+        grid = (triton.cdiv(rows, tile.rows),)
+        launch.run(backward_tile_kernel, grid, tile.warps, device, up, tau, grad_logits, rows, categories, **constants)
+        return grad_logits
+    away = estimator.away_from_drawn if tau is None and grad_probs is None else None
+    blocks = launch.blocks_per_part(rows, triton.cdiv(categories, _LOOP_BLOCK), _LOOP_WARPS, device)
+    part_size = blocks * _LOOP_BLOCK
+    parts = triton.cdiv(categories, part_size)
+    accumulated = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    shape = (5, rows, parts) if parts > 1 else (5, 0)
+    partial = Partial(*torch.empty(shape, dtype=accumulated, device=device))
+    for sums, writes, programs in (
+        [(True, True, 1)] if parts == 1 else [(True, False, parts), (False, True, 1 if away else parts)]
+    ):
+        launch.run(
+            backward_long_kernel,
+            (rows, programs),
+            _LOOP_WARPS,
+            device,
+            up,
+            tau,
+            grad_logits,
+            partial,
+            parts,
+            part_size,
+            categories,
+            GRADIENT=estimator.gradient,
+            AWAY_FROM_DRAWN=away,
+            BLOCK=_LOOP_BLOCK,
+            PARTS=triton.next_power_of_2(parts),
+            SUMS=sums,
+            WRITES=writes,
+        )
+    return grad_logits

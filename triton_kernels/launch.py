@@ -1,0 +1,52 @@
+"""How kernels are launched: which tile, how many warps, and how many programs share a row. One table, no tuning at run
+time.
+"""
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+_WARP = 32
+_MOST_WARPS = 32  # of a program
+_LEAST_WARPS = 4  # where rows are short enough to share a program
+_OCCUPYING_WARPS = 32  # of a processor: half of what the largest hold, enough to hide the memory's latency
+
+
+class Tile(NamedTuple):
+    """What a program holds: `block` elements of each of `rows` rows, in the registers of `warps` warps."""
+
+    rows: int
+    block: int
+    warps: int
+
+
+def tile(categories: int, elements_per_thread: int) -> Tile | None:
+    """The tile for rows of so many categories; None where a row does not fit in the registers of one program."""
+    block = triton.next_power_of_2(categories)
+    warps = max(_LEAST_WARPS, block // (_WARP * elements_per_thread))
+    return Tile(max(1, warps * _WARP * elements_per_thread // block), block, warps) if warps <= _MOST_WARPS else None
+
+
+def blocks_per_part(rows: int, blocks: int, warps: int, device: torch.device) -> int:
+    """Of the `blocks` that a long row is read in, how many a program of so many warps takes: all of them, unless rows
+    are too few to occupy the device.
+    """
+    programs = triton.cdiv(_OCCUPYING_WARPS * processors(device), warps)
+    return triton.cdiv(blocks, min(blocks, triton.cdiv(programs, rows)))
+
+
+def processors(device: torch.device) -> int:
+    if device.type == "cpu":  # the interpreter runs one program after the other
+        return 1
+    properties = torch.get_device_module(device).get_device_properties(device)
+    return int(getattr(properties, "multi_processor_count", 0) or getattr(properties, "gpu_subslice_count", 1))
+
+
+def run(kernel: Any, grid: tuple[int, ...], warps: int, device: torch.device, *args: Any, **constants: Any) -> None:
+    """Launches on the device's current stream. No multiplication is fused with an addition unless a kernel says so:
+    draws depend on it.
+    """
+    with contextlib.nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device):
+        kernel[grid](*args, **constants, num_warps=warps, enable_fp_fusion=False)

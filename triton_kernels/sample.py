@@ -1,0 +1,324 @@
+"""The draw, and its dense form. A row of one chunk is held in registers, and so is a longer one that is to be written
+out, as far as it fits there. Else it is read chunk by chunk, and then the chosen chunk once more; where such rows are
+few, several programs share each, in two launches.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import contract, launch, row
+
+CHUNK = contract.CHUNK
+_ELEMENTS_PER_THREAD = 16  # leaves at least half of a processor's threads resident, as do the backward's
+
+
+class Draw(NamedTuple):
+    """What makes a draw: int64 seeds, each for so many rows, an offset, and the number of the first row."""
+
+    seeds: Any
+    rows_per_seed: Any
+    offset: Any
+    row_offset: Any
+
+
+class Drawn(NamedTuple):
+    """Where results go; all but the index may be None together."""
+
+    index: Any
+    one_hot: Any
+    probs: Any
+    log_sum_exp: Any
+
+
+class Chunks(NamedTuple):
+    """Largest logit and sum of weights of each chunk of each row, [N, count]."""
+
+    largest: Any
+    total: Any
+    count: Any
+
+
+@triton.jit
+def _uniforms(draw, i, ONE_SEED: tl.constexpr):
+    """The uniforms of rows i: each has its seed, and its number in that seed's stream."""
+    if ONE_SEED:
+        seed, number = tl.load(draw.seeds) + tl.zeros_like(i), i
+    else:
+        seed, number = tl.load(draw.seeds + i // draw.rows_per_seed), i % draw.rows_per_seed
+    return contract.uniforms(seed, draw.row_offset + number, draw.offset + tl.zeros_like(i))
+
+
+@triton.jit
+def _log_sum_exp(largest, total):
+    """In float64, from the largest logit and the sum of weights relative to it, scaled by 2**39; NaN for no sum."""
+    known = tl.where(total > 0, largest.to(tl.float64), float("nan"))
+    return known + (tl.log(tl.maximum(total, 1).to(tl.float64)) - contract.WEIGHT_BITS * contract.LN_2)
+
+
+@triton.jit
+def _log_sum_exp_double(x, largest):
+    """The same of float64 logits [R, C], which keep their precision."""
+    largest = largest.to(tl.float64)
+    return largest + tl.log(tl.sum(tl.exp(x - largest[:, None]), 1))
+
+
+@triton.jit
+def _store_dense(out, at, inside, is_drawn, probs):
+    tl.store(out.one_hot + at, tl.where(is_drawn, 1.0, 0.0).to(out.one_hot.dtype.element_ty), mask=inside)
+    tl.store(out.probs + at, probs.to(out.probs.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def sample_short_kernel(
+    logits: row.Rows,
+    mask: row.Rows,
+    draw: Draw,
+    out: Drawn,
+    rows,
+    categories,
+    inner,
+    ONE_SEED: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """ROWS rows to a program, of at most one chunk each."""
+    i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    j = tl.arange(0, BLOCK)[None, :]
+    inside = (i < rows)[:, None] & (j < categories)
+    x = row.load_logits(logits, mask, i[:, None], j, inside, inner)
+    value = row.draw_value(x)
+    largest = contract.largest(value, 1)
+    weight = contract.weight(value, largest[:, None])
+    total = contract.integer_sum(weight, 1)
+    _, uniform = _uniforms(draw, i, ONE_SEED)
+    index = tl.where(total > 0, contract.choose(weight, contract.scale_uniform(uniform, total)), 0)
+    tl.store(out.index + i, index.to(tl.int64), mask=i < rows)
+    if out.probs is not None:
+        if x.dtype == tl.float64:
+            log_sum_exp = _log_sum_exp_double(x, largest)
+            probs = tl.exp(x - log_sum_exp[:, None])
+        else:
+            log_sum_exp = _log_sum_exp(largest, total)
+            probs = weight * (1.0 / total.to(tl.float32))[:, None]  # 0 * inf is NaN
+        tl.store(out.log_sum_exp + i, log_sum_exp, mask=i < rows)
+        _store_dense(out, i[:, None] * categories + j, inside, j == index[:, None], probs)
+
+
+@triton.jit
+def _choose_chunk(largest, total, uniform):
+    """Of a row's chunks [1, K]: the chosen one, the row's largest logit, the factor of each chunk, and the row's sum of
+    weights, which is 0 where it has no distribution.
+    """
+    row_largest = contract.largest(largest, 1)
+    scaled, factor = contract.chunk_weight(total, largest, row_largest[:, None])
+    row_total = tl.sum(scaled, 1)
+    chunk, _ = contract.first_above(scaled, contract.scale_uniform(uniform, row_total))
+    return chunk, row_largest, factor, row_total
+
+
+@triton.jit
+def sample_medium_kernel(
+    logits: row.Rows,
+    mask: row.Rows,
+    draw: Draw,
+    out: Drawn,
+    categories,
+    inner,
+    ONE_SEED: tl.constexpr,
+    CHUNKS: tl.constexpr,
+):
+    """One row to a program, of several chunks, held in registers [CHUNKS, 1024]."""
+    i = tl.program_id(0).to(tl.int64) + tl.zeros([1], tl.int64)
+    k = tl.arange(0, CHUNKS)
+    j = k[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
+    inside = j < categories
+    x = row.load_logits(logits, mask, i[:, None], j, inside, inner)
+    value = row.draw_value(x)
+    largest = contract.largest(value, 1)
+    weight = contract.weight(value, largest[:, None])
+    total = contract.integer_sum(weight, 1)
+    uniform, element_uniform = _uniforms(draw, i, ONE_SEED)
+    chunk, row_largest, factor, row_total = _choose_chunk(largest[None, :], total[None, :], uniform)
+    is_chosen = k == chunk
+    chosen = tl.sum(tl.where(is_chosen[:, None], weight, 0.0), 0)
+    chosen_total = tl.sum(tl.where(is_chosen, total, 0), 0)
+    element = contract.choose(chosen[None, :], contract.scale_uniform(element_uniform, chosen_total))
+    index = tl.where(row_total > 0, chunk * CHUNK + element, 0)
+    tl.store(out.index + i, index.to(tl.int64))
+    if out.probs is not None:
+        if x.dtype == tl.float64:
+            log_sum_exp = _log_sum_exp_double(tl.reshape(x, [1, CHUNKS * CHUNK]), row_largest)
+            probs = tl.exp(x - log_sum_exp[:, None])
+        else:
+            log_sum_exp = _log_sum_exp(row_largest, row_total)
+            scale = tl.reshape(factor / row_total.to(tl.float32)[:, None], [CHUNKS])  # 0 / 0 is NaN
+            probs = weight * scale[:, None]
+        tl.store(out.log_sum_exp + i, log_sum_exp)
+        _store_dense(out, i[:, None] * categories + j, inside, j == index[:, None], probs)
+
+
+@triton.jit
+def _weigh_chunks(logits, mask, chunks, i, first, last, categories, inner):
+    """Largest logit and sum of weights of the chunks [first, last) of row i."""
+    for k in range(first, last):
+        j = k * CHUNK + tl.arange(0, CHUNK)
+        value = row.draw_value(row.load_logits(logits, mask, i, j, j < categories, inner))
+        largest = contract.largest(value, 0)
+        at = i * chunks.count + k
+        tl.store(chunks.largest + at, largest)
+        tl.store(chunks.total + at, contract.integer_sum(contract.weight(value, largest), 0))
+
+
+@triton.jit
+def _draw_from_chunks(logits, mask, chunks, draw, i, categories, inner, ONE_SEED: tl.constexpr, CHUNKS: tl.constexpr):
+    """The index drawn from row i, whose chunks have been weighed, its largest logit and its sum of weights."""
+    k = tl.arange(0, CHUNKS)[None, :]
+    at = i * chunks.count + k
+    largest = tl.load(chunks.largest + at, mask=k < chunks.count, other=float("-inf"))
+    total = tl.load(chunks.total + at, mask=k < chunks.count, other=0)
+    uniform, element_uniform = _uniforms(draw, i + tl.zeros([1], tl.int64), ONE_SEED)
+    chunk, row_largest, _, row_total = _choose_chunk(largest, total, uniform)
+    chunk = tl.where(row_total > 0, chunk, 0)
+    is_chosen = k == chunk[:, None]
+    chosen_largest = tl.max(tl.where(is_chosen, largest, float("-inf")), 1)
+    chosen_total = tl.sum(tl.where(is_chosen, total, 0), 1)
+    j = chunk[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
+    value = row.draw_value(row.load_logits(logits, mask, i, j, j < categories, inner))
+    weight = contract.weight(value, chosen_largest[:, None])
+    element = contract.choose(weight, contract.scale_uniform(element_uniform, chosen_total))
+    index = tl.where(row_total > 0, chunk * CHUNK + element, 0)
+    return tl.max(index, 0), contract.largest(row_largest, 0), tl.max(row_total, 0)
+
+
+@triton.jit
+def _long_log_sum_exp_double(logits, mask, i, largest, categories, inner):
+    sums = tl.zeros([CHUNK], tl.float64)
+    for start in range(0, categories, CHUNK):
+        j = start + tl.arange(0, CHUNK)
+        sums += tl.exp(row.load_logits(logits, mask, i, j, j < categories, inner) - largest.to(tl.float64))
+    return largest.to(tl.float64) + tl.log(tl.sum(sums, 0))
+
+
+@triton.jit
+def _store_dense_chunks(logits, mask, out, i, index, largest, total, log_sum_exp, first, last, categories, inner):
+    """One-hot and probabilities of the chunks [first, last) of row i, read once more."""
+    for k in range(first, last):
+        j = k * CHUNK + tl.arange(0, CHUNK)
+        inside = j < categories
+        x = row.load_logits(logits, mask, i, j, inside, inner)
+        if x.dtype == tl.float64:
+            probs = tl.exp(x - log_sum_exp)
+        else:
+            probs = contract.weight(row.draw_value(x), largest) * (1.0 / total.to(tl.float32))
+        _store_dense(out, i * categories + j, inside, j == index, probs)
+
+
+@triton.jit
+def sample_long_kernel(
+    logits: row.Rows,
+    mask: row.Rows,
+    draw: Draw,
+    out: Drawn,
+    chunks: Chunks,
+    chunks_per_part,
+    categories,
+    inner,
+    ONE_SEED: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WEIGHS: tl.constexpr,
+    DRAWS: tl.constexpr,
+):
+    """One row to a program, or a part of its chunks: weighs them, draws, and writes what is dense. A row in parts is
+    weighed in one launch and drawn in another, in which each part finds for itself what all need to know.
+    """
+    i = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    first = part * chunks_per_part
+    last = tl.minimum(first + chunks_per_part, chunks.count)
+    if WEIGHS:
+        _weigh_chunks(logits, mask, chunks, i, first, last, categories, inner)
+    if WEIGHS and DRAWS:
+        tl.debug_barrier()
+    if DRAWS:
+        index, largest, total = _draw_from_chunks(logits, mask, chunks, draw, i, categories, inner, ONE_SEED, CHUNKS)
+        if part == 0:
+            tl.store(out.index + i, index.to(tl.int64))
+        if out.probs is not None:
+            if logits.data.dtype.element_ty == tl.float64:
+                log_sum_exp = _long_log_sum_exp_double(logits, mask, i, largest, categories, inner)
+            else:
+                log_sum_exp = _log_sum_exp(largest, total)
+            if part == 0:
+                tl.store(out.log_sum_exp + i, log_sum_exp)
+            _store_dense_chunks(
+                logits, mask, out, i, index, largest, total, log_sum_exp, first, last, categories, inner
+            )
+
+
+def sample(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int) -> Tensor:
+    """Index [...] drawn from softmax(logits) for logits [..., C]. A row without a distribution gives 0."""
+    index = torch.empty(logits.shape[:-1], dtype=torch.int64, device=logits.device)
+    _launch(logits, seed, mask, offset, row_offset, Drawn(index, None, None, None))
+    return index
+
+
+def sample_dense(
+    logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One-hot draw and probabilities [..., C] in the logits' dtype, index [...], log-sum-exp [...] in float64. A row
+    without a distribution: index 0, probabilities and log-sum-exp NaN.
+    """
+    one_hot, probs = (torch.empty(logits.shape, dtype=logits.dtype, device=logits.device) for _ in range(2))
+    index = torch.empty(logits.shape[:-1], dtype=torch.int64, device=logits.device)
+    log_sum_exp = torch.empty(logits.shape[:-1], dtype=torch.float64, device=logits.device)
+    _launch(logits, seed, mask, offset, row_offset, Drawn(index, one_hot, probs, log_sum_exp))
+    return one_hot, probs, index, log_sum_exp
+
+
+def _launch(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int, out: Drawn) -> None:
+    rows, categories, device = out.index.numel(), logits.shape[-1], logits.device
+    if rows == 0:
+        return
+    inner, (logits_rows, mask_rows) = row.rows_of(logits.shape, logits, mask)
+    seeds = seed.reshape(-1).contiguous()
+    operands = (logits_rows, mask_rows, Draw(seeds, rows // seeds.numel(), offset, row_offset), out)
+    one_seed = {"ONE_SEED": seeds.numel() == 1}
+    chunks = triton.cdiv(categories, contract.CHUNK.value)
+    tile = launch.tile(categories, _ELEMENTS_PER_THREAD)
+    if tile is None or (chunks > 1 and out.probs is None):  # an index needs nothing of the row but the chosen chunk
+        _launch_long(operands, rows, categories, chunks, inner, one_seed, device)
+    elif chunks > 1:
+        shape = {"CHUNKS": tile.block // contract.CHUNK.value, **one_seed}
+        launch.run(sample_medium_kernel, (rows,), tile.warps, device, *operands, categories, inner, **shape)
+    else:
+        shape = {"ROWS": tile.rows, "BLOCK": tile.block, **one_seed}
+        grid = (triton.cdiv(rows, tile.rows),)
+        launch.run(sample_short_kernel, grid, tile.warps, device, *operands, rows, categories, inner, **shape)
+
+
+def _launch_long(
+    operands: tuple[Any, ...],
+    rows: int,
+    categories: int,
+    count: int,
+    inner: int,
+    one_seed: dict[str, bool],
+    device: torch.device,
+) -> None:
+    # A chunk at a time. One warp has nothing to wait for, but less to hide latency with.
+    warps = 1 if count <= 16 else 2
+    per_part = launch.blocks_per_part(rows, count, warps, device)
+    parts = triton.cdiv(count, per_part)
+    largest = torch.empty((rows, count), dtype=torch.float32, device=device)
+    chunks = Chunks(largest, torch.empty((rows, count), dtype=torch.int64, device=device), count)
+    is_dense = operands[-1].probs is not None
+    for weighs, draws, programs in (
+        [(True, True, 1)] if parts == 1 else [(True, False, parts), (False, True, parts if is_dense else 1)]
+    ):
+        shape = {"CHUNKS": triton.next_power_of_2(count), "WEIGHS": weighs, "DRAWS": draws, **one_seed}
+        arguments = (*operands, chunks, per_part, categories, inner)
+        launch.run(sample_long_kernel, (rows, programs), warps, device, *arguments, **shape)

@@ -1,0 +1,17 @@
+"""Straight-through: the sampled one-hot is treated as if it were softmax(logits / tau) (Bengio et al., 2013)."""
+
+import functools
+
+import triton
+import triton.language as tl  # noqa: F401 (the interpreter looks for it beside every function)
+
+from .backward import Estimator, backward
+
+
+@triton.jit
+def _gradient(at, row, inverse_tau):
+    """p (g - <p, g>) / tau + pi (h - <pi, h>)."""
+    return at.p * (at.g - row.p_g) * inverse_tau + at.pi * (at.h - row.pi_h)
+
+
+straight_through_backward = functools.partial(backward, Estimator(_gradient))
