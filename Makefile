@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 NATIVE_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: install bench test lint sanitize wheel clean
+.PHONY: install bench test lint sanitize gpu wheel clean
 
 install: .venv/installed
 
@@ -31,6 +31,16 @@ lint: install
 sanitize: install
 	REINMAX_KERNELS_SANITIZE=1 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/test_native.py
+
+# On a machine with a GPU, beside the torch that is there: `make gpu PYTHON=python`. Memory and races are checked where
+# compute-sanitizer is found; times go to bench/results.
+gpu:
+	$(PYTHON) -m pip install --quiet --no-build-isolation --editable '.[bench,test]'
+	TRITON_INTERPRET=0 $(PYTHON) -m pytest tests/gpu
+	if command -v compute-sanitizer > /dev/null; then for tool in memcheck racecheck; do \
+		TRITON_INTERPRET=0 compute-sanitizer --tool $$tool --error-exitcode 1 \
+			$(PYTHON) -m pytest tests/gpu -k 'contract_vectors and case2' || exit 1; done; fi
+	TRITON_INTERPRET=0 $(PYTHON) -m bench kernels --device cuda
 
 wheel: install
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
