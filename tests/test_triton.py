@@ -80,6 +80,25 @@ def test_forward_of_long_rows(parts, shape, dtype):
     check_forward(shape, dtype)
 
 
+@pytest.mark.parametrize("shape", [(1, 2), (513, 2), (512, 4), (130, 3), (64, 10), (65, 10), (5, 63), (7, 60)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_rows(shape, dtype):
+    """Short rows that are loaded across their boundaries: whole tiles, and tiles that reach beyond the last row."""
+    check_forward(shape, dtype)
+    check_backward("reinmax_backward", shape, dtype, None, "gh")
+
+
+def test_what_is_loaded_packed():
+    tensor = torch.randn(8, 10)
+    inner, (rows, mask) = row.rows_of(tensor.shape, tensor, None)
+    assert row.packed(10, mask, rows, row.NO_ROWS) == 10
+    _, (strided,) = row.rows_of(tensor.shape, torch.randn(8, 11)[:, :10])
+    assert row.packed(10, mask, rows, strided) == 0
+    _, (allowed,) = row.rows_of(tensor.shape, tensor > 0)
+    assert row.packed(10, allowed, rows) == 0
+    assert inner == 1
+
+
 def check_forward(shape, dtype):
     logits = (2 * torch.randn(shape)).to(dtype)
     logits[0, 1:] = -torch.inf

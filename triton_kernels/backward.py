@@ -96,13 +96,20 @@ def backward_tile_kernel(
     GRADIENT: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    PACKED: tl.constexpr,
 ):
-    """ROWS whole rows to a program."""
-    i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    """ROWS whole rows to a program; PACKED is the number of categories where rows lie packed."""
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    i = first + tl.arange(0, ROWS)
     j = tl.arange(0, BLOCK)[None, :]
     here = i < rows
     inside = here[:, None] & (j < categories)
-    x, g, h = _load(up, i[:, None], j, inside)
+    if PACKED > 0:
+        x = row.load_packed(up.logits.data, first, rows, PACKED, ROWS, BLOCK, float("-inf"))
+        g = row.packed_gradient(up.grad_one_hot, x, first, rows, PACKED)
+        h = row.packed_gradient(up.grad_probs, x, first, rows, PACKED)
+    else:
+        x, g, h = _load(up, i[:, None], j, inside)
     index = tl.load(up.index + i, mask=here, other=0)
     pi = _probability(x, tl.load(up.log_sum_exp + i, mask=here, other=0.0)[:, None])
     p = pi
@@ -115,8 +122,11 @@ def backward_tile_kernel(
     g_drawn = tl.sum(tl.where(is_drawn, g, 0.0), 1)
     sums = Sums(g_drawn[:, None], tl.sum(pi * g, 1)[:, None], tl.sum(p * g, 1)[:, None], tl.sum(pi * h, 1)[:, None])
     gradient = GRADIENT(Point(pi, p, g, h, is_drawn), sums, inverse_tau)
-    at = i[:, None] * categories + j
-    tl.store(grad_logits_ptr + at, gradient.to(grad_logits_ptr.dtype.element_ty), mask=inside)
+    if PACKED > 0:
+        row.store_packed(grad_logits_ptr, first, rows, gradient, PACKED)
+    else:
+        at = i[:, None] * categories + j
+        tl.store(grad_logits_ptr + at, gradient.to(grad_logits_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -295,7 +305,8 @@ def backward(
     up = Upstream(*operands, index.contiguous(), log_sum_exp.contiguous(), inner)
     tile = launch.tile(categories, _ELEMENTS_PER_THREAD)
     if tile is not None:
-        constants = {"GRADIENT": estimator.gradient, "ROWS": tile.rows, "BLOCK": tile.block}
+        packed = row.packed(categories, up.mask, up.logits, up.grad_one_hot, up.grad_probs)
+        constants = {"GRADIENT": estimator.gradient, "ROWS": tile.rows, "BLOCK": tile.block, "PACKED": packed}
         grid = (triton.cdiv(rows, tile.rows),)
         launch.run(backward_tile_kernel, grid, tile.warps, device, up, tau, grad_logits, rows, categories, **constants)
         return grad_logits

@@ -44,6 +44,14 @@ def rows_of(shape: torch.Size, *tensors: Tensor | None) -> tuple[int, list[Rows]
     ]
 
 
+def packed(categories: int, mask: Rows, *rows: Rows) -> int:
+    """The number of categories, where rows are to be loaded across their boundaries, else 0: rows that are short, lie
+    one after the other without a mask, and don't begin at multiples of 16 bytes anyway.
+    """
+    lie_packed = all(r.data is None or r[1:] == (categories, 0, 1) for r in rows)
+    return categories if lie_packed and mask.data is None and categories <= 64 and categories % 16 else 0
+
+
 def _loops(tensors: list[Tensor], dims: int) -> list[tuple[int, list[int]]]:
     """The leading dimensions as (size, stride of each tensor), innermost first, those that step evenly merged."""
     loops: list[tuple[int, list[int]]] = []
@@ -72,6 +80,56 @@ def load(rows, row, category, inside, inner, OTHER: tl.constexpr):
     """The elements at `category` of `row`, which broadcast; OTHER where not `inside`."""
     at = row_start(rows, row, inner) + category.to(tl.int64) * rows.category_stride
     return tl.load(rows.data + at, mask=inside, other=OTHER)
+
+
+@triton.jit
+def load_packed(
+    data, first, rows, CATEGORIES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, OTHER: tl.constexpr
+):
+    """A tile [ROWS, BLOCK] of short rows that lie one after the other, in the precision that is computed in: loaded
+    across their boundaries, 16 bytes at a time whatever their length, and then taken apart.
+    """
+    k = tl.arange(0, ROWS * BLOCK)
+    taken = k < ROWS * CATEGORIES
+    start = data + first * CATEGORIES
+    if first + ROWS <= rows:  # apart, for the compiler can't see that this mask is even along 16 bytes
+        lying = tl.load(start + k, mask=taken, other=OTHER)
+    else:
+        lying = tl.load(start + k, mask=taken & (k < (rows - first) * CATEGORIES), other=OTHER)
+    lying = accumulated(lying)
+    if CATEGORIES < BLOCK:
+        j = k % BLOCK
+        taken_apart = tl.gather(lying, k // BLOCK * CATEGORIES + tl.minimum(j, CATEGORIES - 1), 0)
+        lying = tl.where(j < CATEGORIES, taken_apart, OTHER)
+    return tl.reshape(lying, [ROWS, BLOCK])
+
+
+@triton.jit
+def packed_gradient(gradient, x, first, rows, CATEGORIES: tl.constexpr):
+    """`load_gradient` of packed rows."""
+    if gradient.data is None:
+        result = tl.zeros_like(x)
+    else:
+        loaded = load_packed(gradient.data, first, rows, CATEGORIES, x.shape[0], x.shape[1], 0.0)
+        result = tl.where(x == float("-inf"), 0.0, loaded)
+    return result
+
+
+@triton.jit
+def store_packed(data, first, rows, tile, CATEGORIES: tl.constexpr):
+    """The reverse: a tile [ROWS, BLOCK] to rows that lie one after the other."""
+    ROWS: tl.constexpr = tile.shape[0]
+    BLOCK: tl.constexpr = tile.shape[1]
+    k = tl.arange(0, ROWS * BLOCK)
+    lying = tl.reshape(tile, [ROWS * BLOCK])
+    if CATEGORIES < BLOCK:
+        lying = tl.gather(lying, tl.minimum(k // CATEGORIES, ROWS - 1) * BLOCK + k % CATEGORIES, 0)
+    lying = lying.to(data.dtype.element_ty)
+    start = data + first * CATEGORIES
+    if first + ROWS <= rows:
+        tl.store(start + k, lying, mask=k < ROWS * CATEGORIES)
+    else:
+        tl.store(start + k, lying, mask=k < (rows - first) * CATEGORIES)
 
 
 @triton.jit

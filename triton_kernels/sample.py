@@ -84,12 +84,17 @@ def sample_short_kernel(
     ONE_SEED: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    PACKED: tl.constexpr,
 ):
-    """ROWS rows to a program, of at most one chunk each."""
-    i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    """ROWS rows to a program, of at most one chunk each; PACKED is the number of categories where rows lie packed."""
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    i = first + tl.arange(0, ROWS)
     j = tl.arange(0, BLOCK)[None, :]
     inside = (i < rows)[:, None] & (j < categories)
-    x = row.load_logits(logits, mask, i[:, None], j, inside, inner)
+    if PACKED > 0:
+        x = row.load_packed(logits.data, first, rows, PACKED, ROWS, BLOCK, float("-inf"))
+    else:
+        x = row.load_logits(logits, mask, i[:, None], j, inside, inner)
     value = row.draw_value(x)
     largest = contract.largest(value, 1)
     weight = contract.weight(value, largest[:, None])
@@ -105,7 +110,11 @@ def sample_short_kernel(
             log_sum_exp = _log_sum_exp(largest, total)
             probs = weight * (1.0 / total.to(tl.float32))[:, None]  # 0 * inf is NaN
         tl.store(out.log_sum_exp + i, log_sum_exp, mask=i < rows)
-        _store_dense(out, i[:, None] * categories + j, inside, j == index[:, None], probs)
+        if PACKED > 0:
+            row.store_packed(out.one_hot, first, rows, tl.where(j == index[:, None], 1.0, 0.0), PACKED)
+            row.store_packed(out.probs, first, rows, probs, PACKED)
+        else:
+            _store_dense(out, i[:, None] * categories + j, inside, j == index[:, None], probs)
 
 
 @triton.jit
@@ -288,14 +297,18 @@ def _launch(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_
     operands = (logits_rows, mask_rows, Draw(seeds, rows // seeds.numel(), offset, row_offset), out)
     one_seed = {"ONE_SEED": seeds.numel() == 1}
     chunks = triton.cdiv(categories, contract.CHUNK.value)
-    tile = launch.tile(categories, _ELEMENTS_PER_THREAD)
+    packed = row.packed(categories, mask_rows, logits_rows)
+    elements = _ELEMENTS_PER_THREAD
+    if packed:  # taking rows apart needs registers, and as many again to put them together
+        elements = 8 if out.probs is None else max(4, 16 // logits.element_size())
+    tile = launch.tile(categories, elements)
     if tile is None or (chunks > 1 and out.probs is None):  # an index needs nothing of the row but the chosen chunk
         _launch_long(operands, rows, categories, chunks, inner, one_seed, device)
     elif chunks > 1:
         shape = {"CHUNKS": tile.block // contract.CHUNK.value, **one_seed}
         launch.run(sample_medium_kernel, (rows,), tile.warps, device, *operands, categories, inner, **shape)
     else:
-        shape = {"ROWS": tile.rows, "BLOCK": tile.block, **one_seed}
+        shape = {"ROWS": tile.rows, "BLOCK": tile.block, "PACKED": packed, **one_seed}
         grid = (triton.cdiv(rows, tile.rows),)
         launch.run(sample_short_kernel, grid, tile.warps, device, *operands, rows, categories, inner, **shape)
 
