@@ -1,13 +1,25 @@
 """What the estimators promise, checked exactly: in float64, over every possible draw with its probability."""
 
+import os
+
 import laws
 import pytest
 import torch
 
-from reinmax_kernels import sample
+from reinmax_kernels import backends, sample
 
 TAUS = [0.1, 0.5, 1.0, 1.5, 10.0]
 SIZES = [(1, 2), (1, 5), (1, 40), (2, 7), (3, 4), (5, 2)]
+
+
+INTERPRETED = backends.has_triton and os.environ.get("TRITON_INTERPRET") == "1"
+OVERLOADS = ["reference", *(["default"] if backends.native else []), *(["triton"] if INTERPRETED else [])]
+
+
+@pytest.fixture(params=OVERLOADS)
+def overload(request):
+    """Triton's kernels, too, which are too slow on their interpreter for every other test."""
+    return request.param
 
 
 @pytest.fixture(params=laws.GRADIENTS)
