@@ -41,7 +41,23 @@ def _load_native() -> Any:
 
 
 native = _load_native()
-has_triton = importlib.util.find_spec("triton") is not None
+
+
+def _triton_version() -> str | None:
+    """The version of Triton; None where there is none. Known without importing it, which takes a while."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    for distribution in ("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-rocm", "pytorch-triton-xpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(distribution)
+    return "unknown"
+
+
+LEAST_TRITON = (3, 7)  # the compiler of 3.6 aborts on the scans
+triton_version = _triton_version()
+has_triton = triton_version is not None and (
+    triton_version == "unknown" or tuple(int(part) for part in triton_version.split(".")[:2]) >= LEAST_TRITON
+)
 
 
 def implementations(name: str, overload: str) -> dict[str, Callable[..., Any]]:
@@ -68,7 +84,10 @@ def _checked(name: str, source: str) -> str:
             "module); install with the C++ kernels, or use 'reference'"
         )
     if name == "triton" and not has_triton:
-        raise RuntimeError(f"{source}: 'triton' needs Triton: pip install 'reinmax_kernels[triton]'")
+        raise RuntimeError(
+            f"{source}: 'triton' needs Triton >= 3.7, found {triton_version or 'none'}: "
+            "pip install 'reinmax_kernels[triton]'"
+        )
     return name
 
 
@@ -124,5 +143,5 @@ def build_info() -> dict[str, Any]:
         info |= native.build_info()
     if has_triton:
         info["backends"].append("triton")
-        info["triton"] = importlib.metadata.version("triton")
+        info["triton"] = triton_version
     return info

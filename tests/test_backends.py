@@ -151,7 +151,10 @@ def test_without_triton_it_is_refused():
     )
     result = python(code)
     assert result.stdout.strip() == "torch.Size([2]) False"
-    assert "RuntimeError: backend: 'triton' needs Triton: pip install 'reinmax_kernels[triton]'" in result.stderr
+    assert (
+        "RuntimeError: backend: 'triton' needs Triton >= 3.7, found none: pip install 'reinmax_kernels[triton]'"
+        in result.stderr
+    )
 
 
 @pytest.mark.skipif(not backends.has_triton, reason="Triton is not installed")
