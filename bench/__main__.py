@@ -10,12 +10,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import kernels, memory, paper, readme, scaling
+from . import kernels, memory, paper, readme, scaling, static
 from .data import DataError
 from .paper.training import CheckpointError
+from .static.launches import Unavailable
 
 # Each module has `add_arguments(parser)` and `run(options, console)`; its docstring's first line is the help.
-COMMANDS = {"kernels": kernels, "memory": memory, "scaling": scaling, "paper": paper, "readme": readme}
+COMMANDS = {
+    "kernels": kernels,
+    "memory": memory,
+    "scaling": scaling,
+    "static": static,
+    "paper": paper,
+    "readme": readme,
+}
 PLAIN_WIDTH = 120  # columns of a pipe or a log, which has no width of its own
 
 
@@ -75,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.width = PLAIN_WIDTH
     try:
         options.run(options, console)
-    except (DataError, CheckpointError) as error:
+    except (DataError, CheckpointError, Unavailable) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

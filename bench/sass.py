@@ -129,7 +129,7 @@ def parse(sass: str, usage: str) -> list[Kernel]:
     for name, code in zip(parts[::2], parts[1::2], strict=True):
         registers, stack_bytes, shared_bytes, _ = resources[name]
         if capability >= RESERVED_IS_TOLD:
-            shared_bytes -= RESERVED_SHARED_BYTES
+            shared_bytes = max(0, shared_bytes - RESERVED_SHARED_BYTES)  # 0 where a kernel has none
         found.append(Kernel(name, capability, registers, stack_bytes, shared_bytes, _instructions(code)))
     return found
 

@@ -1,0 +1,113 @@
+"""Figures of one compiled launch, read from its machine code."""
+
+import functools
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import sass
+from ..sass import Kernel, Loop
+from .launches import AMD, Launch
+
+CHUNK = 1024  # elements of a row that the loops of a long draw take at a time
+WIDE = 128  # bits; the widest access that all targets have
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one launch on one target. What only NVIDIA's machine code tells is None for AMD's."""
+
+    registers: int
+    spilled_bytes: int  # of a thread
+    shared_bytes: int
+    occupancy: float | None = None
+    load_bits: dict[int, int] | None = None  # how many instructions there are of each width
+    store_bits: dict[int, int] | None = None
+    wide_loaded_bytes: int | None = None  # of a thread, by accesses of 16 bytes, each instruction counted once
+    wide_stored_bytes: int | None = None
+    instructions: int | None = None
+    executed: float | None = None  # by a thread
+    looped: float | None = None  # of them, in loops over the row
+
+
+def figures(launch: Launch, target: str | int) -> Figures:
+    compiled = launch.compile(target)
+    if target == AMD:
+        return _of_amd(compiled)
+    kernel = _kernel(compiled.asm["cubin"])
+    shared = compiled.metadata.shared  # all of it dynamic
+    loads, stores = kernel.widths("LDG"), kernel.widths("STG")
+    loops = [loop for loop in kernel.loops if loop.innermost and _bytes(loop, "LDG")]
+    looped = sum(len(loop.instructions) * _trips(loop, launch) for loop in loops)
+    once = len(kernel.instructions) - sum(len(loop.instructions) for loop in loops)
+    return Figures(
+        registers=kernel.registers,
+        spilled_bytes=kernel.stack_bytes,
+        shared_bytes=shared,
+        occupancy=kernel.occupancy(32 * launch.warps, shared).fraction,
+        load_bits=dict(sorted(loads.items())),
+        store_bits=dict(sorted(stores.items())),
+        wide_loaded_bytes=loads[WIDE] * WIDE // 8,
+        wide_stored_bytes=stores[WIDE] * WIDE // 8,
+        instructions=len(kernel.instructions),
+        executed=once + looped,
+        looped=looped,
+    )
+
+
+@functools.lru_cache(maxsize=512)
+def _kernel(cubin: bytes) -> Kernel:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        (kernel,) = sass.kernels(path)
+    return kernel
+
+
+def _bytes(loop: Loop, operation: str) -> int:
+    return sum(each.width // 8 for each in loop.instructions if each.operation == operation)
+
+
+def _trips(loop: Loop, launch: Launch) -> float:
+    """How often a thread goes through a loop over the row: as often as its loads have to be repeated to have read that
+    part of the row that the program reads.
+    """
+    elements = [tensor.element_size() for tensor in row_tensors(launch)]
+    per_element = sum(elements)
+    threads = 32 * launch.warps
+    length = _length(loop, launch)
+    return length / (_bytes(loop, "LDG") * threads / per_element)
+
+
+def row_tensors(launch: Launch) -> list[Any]:
+    """Logits, gradients and mask: what is read position by position."""
+    rows = [value for group in launch.arguments if isinstance(group, tuple) for value in (group, *group)]
+    return [value.data for value in rows if hasattr(value, "category_stride") and value.data is not None]
+
+
+def _length(loop: Loop, launch: Launch) -> int:
+    """Positions of its row that a program reads in a loop."""
+    named = dict(zip(launch.kernel.arg_names, launch.arguments, strict=False))
+    categories = named["categories"]
+    if "part_size" in named:
+        return min(named["part_size"], categories)
+    # Of a draw in parts, each part needs the log-sum-exp of the whole row, which float64 logits are read again for.
+    whole = not launch.constants["WEIGHS"] and not _bytes(loop, "STG")
+    return categories if whole else min(named["chunks_per_part"] * CHUNK, categories)
+
+
+def _of_amd(compiled: Any) -> Figures:
+    text = compiled.asm["amdgcn"]
+
+    def number(key: str) -> int:
+        match = re.search(rf"^\s*{re.escape(key)}:?\s+(\d+)", text, re.MULTILINE)
+        if match is None:
+            raise ValueError(f"the assembly does not tell {key}")
+        return int(match[1])
+
+    spilled = 4 * (number(".vgpr_spill_count") + number(".sgpr_spill_count"))
+    private = number(".private_segment_fixed_size")
+    return Figures(number(".vgpr_count"), max(spilled, private), compiled.metadata.shared)
+

@@ -1,0 +1,112 @@
+"""The kernels as their users launch them: each path at numbers of categories that take each of the kernels."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import launches
+from .launches import Launch
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def _sample(x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+    from reinmax_kernels import triton_kernels
+
+    return triton_kernels.sample(x, seed, None, 3, 0)
+
+
+def _sample_dense(x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+    from reinmax_kernels import triton_kernels
+
+    return triton_kernels.sample_dense(x, seed, None, 3, 0)
+
+
+def _backward(name: str, *, tempered: bool = False, both: bool = False) -> Callable[..., object]:
+    def launch(x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+        from reinmax_kernels import triton_kernels
+
+        g = torch.empty_like(x)
+        h = torch.empty_like(x) if both else None
+        backward = getattr(triton_kernels, name)
+        return backward(g, h, x, index, log_sum_exp, None, tau if tempered else None)
+
+    return launch
+
+
+@dataclass(frozen=True)
+class Path:
+    """A call of the library. `reads` and `writes`: how often it has to read and to write a tensor [..., C]."""
+
+    launch: Callable[..., object]
+    reads: int
+    writes: int
+    reads_again: int  # where a row does not fit on the chip
+
+
+PATHS = {
+    "sample": Path(_sample, 1, 0, 0),
+    "sample_dense": Path(_sample_dense, 1, 2, 1),
+    "reinmax_backward": Path(_backward("reinmax_backward"), 2, 1, 0),
+    "reinmax_backward, tau": Path(_backward("reinmax_backward", tempered=True), 2, 1, 2),
+    "reinmax_backward, tau, both": Path(_backward("reinmax_backward", tempered=True, both=True), 3, 1, 3),
+    "straight_through_backward": Path(_backward("straight_through_backward"), 2, 1, 2),
+    "straight_through_backward, tau": Path(_backward("straight_through_backward", tempered=True), 2, 1, 2),
+}
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A path on logits of one shape and dtype, on a device of so many multiprocessors."""
+
+    path: str
+    rows: int
+    categories: int
+    dtype: torch.dtype = torch.float32
+    processors: int = 132
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.rows}x{self.categories} {self.dtype_name}"
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def elements(self) -> int:
+        return self.rows * self.categories
+
+    def launches(self) -> Sequence[Launch]:
+        """The tensors hold nothing: none of them is read."""
+        x = torch.empty((self.rows, self.categories), dtype=self.dtype)
+        index = torch.empty(self.rows, dtype=torch.int64)
+        log_sum_exp, tau = torch.empty(self.rows, dtype=torch.float64), torch.empty((), dtype=torch.float64)
+        seed = torch.empty(1, dtype=torch.int64)
+        call = PATHS[self.path].launch
+        return launches.recorded(lambda: call(x, index, log_sum_exp, seed, tau), self.processors)
+
+    def least_bytes(self, on_chip: bool) -> int:
+        """What the path has to read and write: tensors [..., C], index and log-sum-exp. Where a row stays on the chip,
+        nothing is read again.
+        """
+        path = PATHS[self.path]
+        passes = path.reads + path.writes + (0 if on_chip else path.reads_again)
+        state = 8 if self.path == "sample" else 16
+        return self.rows * (passes * self.categories * self.dtype.itemsize + state)
+
+
+def is_on_chip(launched: Sequence[Launch]) -> bool:
+    """Whether rows are held in registers by the program that read them."""
+    return len(launched) == 1 and "long" not in launched[0].name
+
+
+FEW_ROWS = 4  # of many categories: several programs share each
+
+
+def all_specimens(
+    dtypes: Sequence[torch.dtype] = DTYPES, categories: Sequence[int] = (10, 64, 1024, 4096, 32768)
+) -> list[Specimen]:
+    shapes = [(8192, c) for c in categories] + [(FEW_ROWS, c) for c in categories if c > 16384]
+    return [Specimen(path, *shape, dtype) for path in PATHS for shape in shapes for dtype in dtypes]
