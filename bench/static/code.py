@@ -20,7 +20,7 @@ class Figures:
     """Of one launch on one target. What only NVIDIA's machine code tells is None for AMD's."""
 
     registers: int
-    spilled_bytes: int  # of a thread
+    spilled_bytes: int  # stored to local memory and loaded from there by a thread
     shared_bytes: int
     occupancy: float | None = None
     load_bits: dict[int, int] | None = None  # how many instructions there are of each width
@@ -44,7 +44,7 @@ def figures(launch: Launch, target: str | int) -> Figures:
     once = len(kernel.instructions) - sum(len(loop.instructions) for loop in loops)
     return Figures(
         registers=kernel.registers,
-        spilled_bytes=kernel.stack_bytes,
+        spilled_bytes=kernel.local_loads + kernel.local_stores,
         shared_bytes=shared,
         occupancy=kernel.occupancy(32 * launch.warps, shared).fraction,
         load_bits=dict(sorted(loads.items())),

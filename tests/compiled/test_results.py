@@ -1,0 +1,213 @@
+"""The compiled kernels' results, on the PTX interpreter, which checks every access besides: a launch that reads or
+writes where it must not, races or reads what nobody wrote is an error.
+
+Indices equal the contract's to the bit; the interpreter rounds a fused multiply-add once, as a GPU does.
+"""
+
+import pytest
+import torch
+from test_contract import NAMES, vector
+
+import reinmax_kernels
+from reinmax_kernels import ops, triton_kernels
+
+from .execution import executed
+
+REFERENCE = ops.OPS["reference"]
+BACKWARDS = ("reinmax_backward", "straight_through_backward")
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+# A few rows to a program, and ragged ones; one row; chunks in registers; long rows.
+SHAPES = [(5, 10), (3, 33), (4, 64), (2, 1000), (1, 1024), (1, 1030), (1, 2048)]
+LONG = [(1, 16384 + 8), (1, 16385)]
+FEW_VECTORS = NAMES[::6]
+IN_PARTS = 132  # multiprocessors, for which one long row is far too little work
+
+
+def seed(*values):
+    return torch.tensor(values or (5,))
+
+
+def random(shape, dtype, scale=1.0):
+    return (scale * torch.randn(shape)).to(dtype)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contract_vectors(name):
+    check_vector(name, 90)
+
+
+@pytest.mark.parametrize("target", [80, 120])
+@pytest.mark.parametrize("name", FEW_VECTORS)
+def test_contract_vectors_on_other_targets(name, target):
+    check_vector(name, target)
+
+
+def check_vector(name, target):
+    logits, args, index = vector(name)
+    given = args["seed"]
+    seeds = given if isinstance(given, torch.Tensor) else seed(given)
+    with executed(target):
+        drawn = triton_kernels.sample(logits, seeds, None, args["offset"], args["row_offset"])
+        dense = triton_kernels.sample_dense(logits, seeds, None, args["offset"], args["row_offset"])
+    assert torch.equal(drawn, index)
+    assert torch.equal(dense[2], index)
+    assert torch.equal(dense[0], torch.nn.functional.one_hot(index, logits.shape[-1]).to(logits.dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_forward(shape, dtype):
+    check_forward(shape, dtype, 1)
+
+
+@pytest.mark.parametrize("processors", [1, IN_PARTS], ids=["whole", "in parts"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", LONG)
+def test_forward_of_long_rows(shape, dtype, processors):
+    check_forward(shape, dtype, processors)
+
+
+def check_forward(shape, dtype, processors):
+    logits = random(shape, dtype, 2)
+    expected = REFERENCE["sample_dense"](logits, seed(), None, 3, 7)
+    with executed(processors=processors):
+        index = triton_kernels.sample(logits, seed(), None, 3, 7)
+        one_hot, probs, dense_index, log_sum_exp = triton_kernels.sample_dense(logits, seed(), None, 3, 7)
+    assert torch.equal(index, expected[2])
+    assert torch.equal(dense_index, expected[2])
+    assert torch.equal(one_hot, expected[0])
+    assert_rounded(probs, logits.double().softmax(-1), 3e-7 if dtype != torch.float64 else 1e-15)
+    assert torch.allclose(log_sum_exp, expected[3], rtol=0, atol=1e-13 if dtype == torch.float64 else 2e-7)
+
+
+def assert_rounded(found, truth, tolerance):
+    """Within half a unit in the last place, and a tolerance of what was computed before it was rounded."""
+    eps = torch.finfo(found.dtype).eps
+    subnormal = torch.finfo(found.dtype).smallest_normal * eps
+    bound = 0.5 * eps * truth.abs() * (1 + eps) + subnormal + tolerance
+    assert ((found.double() - truth).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("tau", [None, 0.5])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES[::2])
+@pytest.mark.parametrize("name", BACKWARDS)
+def test_backward(name, shape, dtype, tau):
+    check_backward(name, shape, dtype, tau, "gh" if tau else "g", 1)
+
+
+@pytest.mark.parametrize("processors", [1, IN_PARTS], ids=["whole", "in parts"])
+@pytest.mark.parametrize(("tau", "gradients"), [(None, "g"), (None, "gh"), (0.5, "g")])
+@pytest.mark.parametrize("shape", LONG)
+@pytest.mark.parametrize("name", BACKWARDS)
+def test_backward_of_long_rows(name, shape, tau, gradients, processors):
+    check_backward(name, shape, torch.bfloat16, tau, gradients, processors)
+
+
+def check_backward(name, shape, dtype, tau, gradients, processors):
+    logits, g, h = random(shape, dtype, 2), random(shape, dtype), random(shape, dtype)
+    g, h = (gradient if letter in gradients else None for letter, gradient in (("g", g), ("h", h)))
+    _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
+    tau = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+    with executed(processors=processors):
+        grad = getattr(triton_kernels, name)(g, h, logits, index, log_sum_exp, None, tau)
+    doubles = [None if gradient is None else gradient.double() for gradient in (g, h)]
+    truth = REFERENCE[name](*doubles, logits.double(), index, log_sum_exp, None, tau)
+    assert grad.dtype == dtype
+    assert_rounded(grad, truth, 4e-6 if dtype != torch.float64 else 4e-14)
+
+
+@pytest.mark.parametrize("target", [80, 120])
+@pytest.mark.parametrize("shape", [(5, 10), (1, 1030), (1, 16385)])
+def test_other_targets(shape, target):
+    logits, g = random(shape, torch.bfloat16, 2), random(shape, torch.bfloat16)
+    expected = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
+    with executed(target):
+        _, _, index, log_sum_exp = triton_kernels.sample_dense(logits, seed(), None, 0, 0)
+        grads = [getattr(triton_kernels, name)(g, None, logits, *expected[2:], None, None) for name in BACKWARDS]
+    assert torch.equal(index, expected[2])
+    assert torch.allclose(log_sum_exp, expected[3], rtol=0, atol=2e-7)
+    for name, grad in zip(BACKWARDS, grads, strict=True):
+        truth = REFERENCE[name](g.double(), None, logits.double(), *expected[2:], None, None)
+        assert_rounded(grad, truth, 4e-6)
+
+
+# Masks, strides, seeds, rows without a distribution.
+
+
+@pytest.mark.parametrize("categories", [10, 64, 1100, 16385])
+def test_masks(categories):
+    torch.manual_seed(3)
+    logits, g = torch.randn(2, categories), torch.randn(2, categories)
+    mask = torch.rand(categories) < 0.7
+    mask[0] = True
+    logits.masked_fill_(~mask, torch.nan)
+    expected = REFERENCE["sample_dense"](logits, seed(), mask, 0, 0)
+    with executed():
+        _, probs, index, _ = triton_kernels.sample_dense(logits, seed(), mask, 0, 0)
+        grad = triton_kernels.reinmax_backward(g, None, logits, *expected[2:], mask, None)
+    assert torch.equal(index, expected[2])
+    assert (probs[:, ~mask] == 0).all()
+    assert (grad[:, ~mask] == 0).all()
+    assert torch.allclose(grad, REFERENCE["reinmax_backward"](g, None, logits, *expected[2:], mask, None), atol=1e-6)
+
+
+LAYOUTS = {
+    "transposed": lambda shape: torch.randn(shape[-1], *shape[:-1]).movedim(0, -1),
+    "sliced": lambda shape: torch.randn(*shape[:-1], 2 * shape[-1] + 1)[..., 1::2],
+    "leading swapped": lambda shape: torch.randn(shape[1], shape[0], shape[2]).transpose(0, 1),
+    "broadcast": lambda shape: torch.randn(1, *shape[1:]).expand(shape),
+    "unaligned": lambda shape: torch.randn(shape[0] * shape[1] * shape[2] + 1)[1:].view(shape),
+}
+
+
+@pytest.mark.parametrize("categories", [10, 1500])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides(layout, categories):
+    logits, g = (LAYOUTS[layout]((2, 3, categories)) for _ in range(2))
+    expected = REFERENCE["sample_dense"](logits.contiguous(), seed(), None, 0, 0)
+    args = (g, None, logits, *expected[2:], None, None)
+    with executed():
+        index = triton_kernels.sample(logits, seed(), None, 0, 0)
+        grad = triton_kernels.reinmax_backward(*args)
+    assert torch.equal(index, expected[2])
+    assert torch.allclose(grad, REFERENCE["reinmax_backward"](*args), atol=1e-6)
+
+
+@pytest.mark.parametrize("categories", [5, 1100])
+def test_seeds_of_groups(categories):
+    logits, seeds = torch.randn(6, categories), seed(1, -2, 2**62)
+    for offset, row_offset in ((0, 0), (-1, 2**40), (1, -1)):
+        with executed():
+            index = triton_kernels.sample(logits, seeds, None, offset, row_offset)
+        assert torch.equal(index, REFERENCE["sample"](logits, seeds, None, offset, row_offset))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("categories", [7, 64, 1100, 17000])
+def test_a_row_without_a_distribution_disturbs_no_other(categories, value):
+    logits = torch.randn(3, categories).bfloat16()
+    expected = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
+    spoilt = logits.clone()
+    spoilt[1, slice(None) if value == -torch.inf else -1] = value
+    with executed():
+        one_hot, probs, index, log_sum_exp = triton_kernels.sample_dense(spoilt, seed(), None, 0, 0)
+        grad = triton_kernels.reinmax_backward(spoilt, None, spoilt, index, log_sum_exp, None, None)
+    assert index[1] == 0
+    assert probs[1].isnan().all()
+    assert log_sum_exp[1].isnan()
+    assert grad[1].isnan().all()
+    assert torch.equal(index[::2], expected[2][::2])
+    assert torch.equal(one_hot[::2], expected[0][::2])
+    assert grad[::2].isfinite().all()
+
+
+def test_autograd():
+    logits, g = torch.randn(6, 3, 12, requires_grad=True), torch.randn(6, 3, 12)
+    results = []
+    for name in ("reference", "triton"):
+        with reinmax_kernels.backend(name), executed():
+            one_hot, probs = reinmax_kernels.reinmax(logits, 1.3, dim=1, seed=2)
+            results.append((one_hot, probs, *torch.autograd.grad((one_hot, probs), logits, (g, g))))
+    for ours, reference in zip(*results, strict=True):
+        assert torch.allclose(ours, reference, atol=1e-6)
