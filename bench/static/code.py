@@ -10,8 +10,8 @@ from typing import Any
 from .. import sass
 from ..sass import Kernel, Loop
 from .launches import AMD, Launch
+from .specimens import CHUNK
 
-CHUNK = 1024  # elements of a row that the loops of a long draw take at a time
 WIDE = 128  # bits; the widest access that all targets have
 
 

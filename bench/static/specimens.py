@@ -9,6 +9,8 @@ from torch import Tensor
 from . import launches
 from .launches import Launch
 
+CHUNK = 1024  # elements of a row that are weighed together; one of these chunks is drawn first
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -78,14 +80,16 @@ class Specimen:
     def elements(self) -> int:
         return self.rows * self.categories
 
+    def call(self, *, zeroed: bool = False) -> object:
+        """Calls the library with tensors that hold zeros, or else nothing, where none of them is read."""
+        make = torch.zeros if zeroed else torch.empty
+        x = make((self.rows, self.categories), dtype=self.dtype)
+        index = make(self.rows, dtype=torch.int64)
+        log_sum_exp, tau = make(self.rows, dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        return PATHS[self.path].launch(x, index, log_sum_exp, make(1, dtype=torch.int64), tau)
+
     def launches(self) -> Sequence[Launch]:
-        """The tensors hold nothing: none of them is read."""
-        x = torch.empty((self.rows, self.categories), dtype=self.dtype)
-        index = torch.empty(self.rows, dtype=torch.int64)
-        log_sum_exp, tau = torch.empty(self.rows, dtype=torch.float64), torch.empty((), dtype=torch.float64)
-        seed = torch.empty(1, dtype=torch.int64)
-        call = PATHS[self.path].launch
-        return launches.recorded(lambda: call(x, index, log_sum_exp, seed, tau), self.processors)
+        return launches.recorded(self.call, self.processors)
 
     def least_bytes(self, on_chip: bool) -> int:
         """What the path has to read and write: tensors [..., C], index and log-sum-exp. Where a row stays on the chip,
@@ -95,6 +99,11 @@ class Specimen:
         passes = path.reads + path.writes + (0 if on_chip else path.reads_again)
         state = 8 if self.path == "sample" else 16
         return self.rows * (passes * self.categories * self.dtype.itemsize + state)
+
+    def chosen_chunk_bytes(self, launched: Sequence[Launch]) -> int:
+        """What is read of a row once more to draw from its chosen chunk, by each program that draws."""
+        draws = [each for each in launched if each.name == "sample_long_kernel" and each.constants["DRAWS"]]
+        return sum(each.programs for each in draws) * CHUNK * self.dtype.itemsize
 
 
 def is_on_chip(launched: Sequence[Launch]) -> bool:

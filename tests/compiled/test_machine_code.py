@@ -1,0 +1,113 @@
+"""Gates for the machine code: nothing spilled, half of a multiprocessor's threads resident, accesses of 16 bytes.
+
+Where kernels don't pass, `shortfalls` says by how much. A change that makes one pass fails here until its line is gone.
+"""
+
+import functools
+import itertools
+
+import pytest
+import torch
+
+from bench.static import TARGETS
+from bench.static.code import Figures, figures, row_tensors
+from bench.static.launches import AMD, Launch
+from bench.static.specimens import PATHS, Specimen, all_specimens
+
+from .shortfalls import NARROW_MULTIPLE, OCCUPANCY
+
+LEAST_OCCUPANCY = 0.5
+UNEVEN = [Specimen(path, 8192, 1000) for path in PATHS]  # rows of whole 16-byte vectors, but not of 16 elements
+CORE = {90: None, 80: (1024,), 100: (64, 32768), 120: (4096,), AMD: (64, 4096)}  # categories; all others are slow
+
+
+def is_core(specimen, target):
+    categories = CORE[target]
+    return specimen.dtype == torch.float32 and (categories is None or specimen.categories in categories)
+
+
+def specimens():
+    everywhere = [*all_specimens([torch.float32, torch.bfloat16]), *UNEVEN]
+    yield from itertools.product(everywhere, TARGETS)
+    yield from itertools.product(all_specimens([torch.float16, torch.float64]), [90])
+
+
+def parameters(shortfall=lambda specimen, target: None):
+    """All specimens and targets, those with a shortfall marked."""
+    for specimen, target in specimens():
+        marks = [] if is_core(specimen, target) else [pytest.mark.slow]
+        if reason := shortfall(specimen, target):
+            marks.append(pytest.mark.xfail(strict=True, reason=reason))
+        yield pytest.param(specimen, target, marks=marks, id=f"{specimen}-{target}")
+
+
+@functools.cache
+def compiled(specimen: Specimen, target: int | str) -> list[tuple[Launch, Figures]]:
+    return [(launch, figures(launch, target)) for launch in specimen.launches()]
+
+
+@pytest.mark.parametrize(("specimen", "target"), parameters())
+def test_nothing_is_spilled(specimen, target):
+    assert [found.spilled_bytes for _, found in compiled(specimen, target)] == [0] * len(compiled(specimen, target))
+
+
+def low_occupancy(specimen, target):
+    percent = OCCUPANCY.get((str(specimen), target))
+    return percent and f"{percent} % of the threads"
+
+
+@pytest.mark.parametrize(("specimen", "target"), parameters(low_occupancy))
+def test_half_of_the_threads_are_resident(specimen, target):
+    if target == AMD:
+        pytest.skip("occupancy is reckoned for NVIDIA's multiprocessors")
+    assert min(found.occupancy for _, found in compiled(specimen, target)) >= LEAST_OCCUPANCY
+
+
+def narrow(specimen, target):
+    if target != AMD and is_aligned(specimen) and specimen.categories % NARROW_MULTIPLE:
+        return f"{specimen.categories} is no multiple of {NARROW_MULTIPLE}, all that Triton is told of it"
+    return None
+
+
+def is_aligned(specimen):
+    return specimen.categories * specimen.dtype.itemsize % 16 == 0
+
+
+@pytest.mark.parametrize(("specimen", "target"), parameters(narrow))
+def test_rows_are_read_and_written_16_bytes_at_a_time(specimen, target):
+    """By all instructions, a thread's share of a block of the row moves in wide accesses; narrow ones are few."""
+    if target == AMD:
+        pytest.skip("widths are read from NVIDIA's machine code")
+    if not is_aligned(specimen):
+        pytest.skip("rows begin anywhere, not at multiples of 16 bytes")
+    for launch, found in compiled(specimen, target):
+        if is_for_one_position(launch):
+            continue
+        share = threads_share(launch, specimen)
+        assert found.wide_loaded_bytes >= share * len(row_tensors(launch))
+        assert found.wide_stored_bytes >= share * written_tensors(launch)
+        assert narrow_accesses(found) <= 24  # index, log-sum-exp, seed, tau, partial sums; several rows' to a thread
+
+
+def is_for_one_position(launch):
+    """Whether it writes the gradient of the drawn category alone."""
+    return "AWAY_FROM_DRAWN" in launch.constants and not launch.constants["SUMS"] and launch.grid[-1] == 1
+
+
+def threads_share(launch, specimen):
+    """Bytes of one tensor that a thread moves of each block, the least of what a launch reads at a time."""
+    block = launch.constants.get("BLOCK", 1024) * launch.constants.get("ROWS", 1) * launch.constants.get("CHUNKS", 1)
+    if launch.name == "sample_long_kernel":
+        block = 1024
+    return block // (32 * launch.warps) * specimen.dtype.itemsize
+
+
+def written_tensors(launch):
+    if launch.name.startswith("sample"):
+        dense = launch.arguments[3].probs is not None and launch.constants.get("DRAWS", True)
+        return 2 if dense else 0
+    return int(launch.constants.get("WRITES", True) or launch.constants["AWAY_FROM_DRAWN"] is not None)
+
+
+def narrow_accesses(found):
+    return sum(count for bits in (found.load_bits, found.store_bits) for width, count in bits.items() if width < 128)
