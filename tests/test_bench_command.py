@@ -33,7 +33,7 @@ def test_bad_values_are_named(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["kernels"], ["memory"], ["scaling"], ["paper"], ["readme"]])
+@pytest.mark.parametrize("arguments", [[], *([name] for name in command.COMMANDS)])
 def test_help(arguments, capsys):
     with pytest.raises(SystemExit, match="0"):
         command.main([*arguments, "--help"])

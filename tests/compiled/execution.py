@@ -1,4 +1,7 @@
-"""Carries out the kernels' launches on the PTX interpreter: the library's functions return what the GPU would write."""
+"""Carries out the kernels' launches on the PTX interpreter: the library's functions return what the GPU would write.
+
+An output counts as unwritten for the first launch that has it, and as written, all of it, for the next.
+"""
 
 import functools
 from collections.abc import Callable, Iterator

@@ -1,0 +1,70 @@
+"""`python -m bench static`: figures of kernels compiled without a GPU, and what is predicted from them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench.__main__ import main
+from bench.static.gpus import GPU
+from bench.static.specimens import Specimen
+from reinmax_kernels import backends
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+needs_triton = pytest.mark.skipif(not backends.has_triton, reason="Triton is not installed")
+
+
+def test_the_slower_of_memory_and_instructions():
+    gpu = GPU("round", 90, processors=10, clock=1e9, bandwidth=1e12)
+    assert gpu.seconds(moved_bytes=2e12, instructions=1.28e12) == (2, "memory")
+    assert gpu.seconds(moved_bytes=1e12, instructions=3 * 1.28e12) == (3, "instructions")
+
+
+@pytest.mark.parametrize(
+    ("path", "on_chip", "passes", "state"),
+    [
+        ("sample", False, 1, 8),
+        ("sample_dense", True, 3, 16),
+        ("sample_dense", False, 4, 16),
+        ("reinmax_backward", False, 3, 16),
+        ("reinmax_backward, tau", True, 3, 16),
+        ("reinmax_backward, tau, both", False, 7, 16),
+        ("straight_through_backward", False, 5, 16),
+    ],
+)
+def test_least_bytes(path, on_chip, passes, state):
+    assert Specimen(path, 3, 1000).least_bytes(on_chip) == 3 * (4000 * passes + state)
+
+
+@needs_triton
+def test_interpreted_kernels_cannot_be_compiled(monkeypatch, capsys):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert main(["static", "--quick"]) == 1
+    assert "unset it to have them compiled" in capsys.readouterr().err
+
+
+@needs_triton
+def test_command(tmp_path):
+    command = [sys.executable, "-m", "bench", "static", "--quick", "--output", tmp_path, "--shapes", "vae", "8x8192"]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for part in ("sm_90", "gfx942", "H100", "predicted, not measured", "vae", "8x8192"):
+        assert part in result.stdout
+    expected = {f"{name}.{kind}" for name in ("static", "static_predicted") for kind in ("csv", "json", "png")}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+
+    code = json.loads((tmp_path / "static.json").read_text())["rows"]
+    gradient = next(row for row in code if (row["path"], row["categories"]) == ("straight_through_backward", 4096))
+    assert gradient["kernel"] == "backward_tile_kernel"
+    assert gradient["warps"] * 32 * 8 == 4096
+    assert gradient["load_bits"]["128"] * 16 == 2 * 8 * 4  # logits and gradient of a thread's eight positions
+    assert gradient["store_bits"]["128"] * 16 == 8 * 4
+    assert gradient["instructions_per_element"] == gradient["instructions"] / 8  # it has no loop
+    looped = next(row for row in code if row["kernel"] == "sample_long_kernel" and row["target"] == "sm_90")
+    assert 0 < looped["in_loops_per_element"] < looped["instructions_per_element"]
+
+    predicted = json.loads((tmp_path / "static_predicted.json").read_text())["rows"]
+    assert {(row["case"], row["peer"]) for row in predicted} >= {("vae", "sample"), ("8x8192", "reinmax_backward")}
+    assert all(row["H100"] >= row["H100 memory"] > 0 for row in predicted)
