@@ -18,8 +18,10 @@ install: .venv/installed
 bench: install
 	$(BIN)/python -m bench
 
+# Triton's kernels are interpreted in the first run and compiled in the second.
 test: install
 	$(BIN)/python -m pytest
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest tests/compiled -m 'not slow'
 
 lint: install
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from rich.console import Console
 from . import kernels, memory, paper, readme, scaling, static
 from .data import DataError
 from .paper.training import CheckpointError
-from .static.launches import Unavailable
+from .static.launches import UnavailableError
 
 # Each module has `add_arguments(parser)` and `run(options, console)`; its docstring's first line is the help.
 COMMANDS = {
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.width = PLAIN_WIDTH
     try:
         options.run(options, console)
-    except (DataError, CheckpointError, Unavailable) as error:
+    except (DataError, CheckpointError, UnavailableError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -110,4 +110,3 @@ def _of_amd(compiled: Any) -> Figures:
     spilled = 4 * (number(".vgpr_spill_count") + number(".sgpr_spill_count"))
     private = number(".private_segment_fixed_size")
     return Figures(number(".vgpr_count"), max(spilled, private), compiled.metadata.shared)
-

@@ -1,12 +1,13 @@
 """What a launch would take at best by a GPU's published figures. Predicted, never measured.
 
-Memory bandwidth, multiprocessors and clock (boost): NVIDIA A100 Tensor Core GPU Architecture (2020; SXM4, 40 GB),
-NVIDIA H100 Tensor Core GPU Architecture (2022; SXM5), NVIDIA DGX B200 datasheet (2024; 8 TB/s a GPU) with
-multiprocessors and clock as CUDA tells them, NVIDIA Ada GPU Architecture (2022; GeForce RTX 4090).
+Bandwidth and multiprocessors are those of NVIDIA's architecture papers and datasheets: A100 (2020; SXM4, 40 GB), H100
+(2022; SXM5), DGX B200 (2024; of one GPU), and Ada (2022; GeForce RTX 4090). The clock is the boost clock, with which
+float32 comes to the peak that is published of each.
 """
 
 from dataclasses import dataclass
 
+PREDICTED = "predicted, not measured"
 LANES = 128  # of a multiprocessor: four schedulers, each of which issues an instruction of one warp a cycle
 
 
@@ -27,7 +28,7 @@ class GPU:
 
 GPUS = (
     GPU("A100", 80, 108, 1.41e9, 1.555e12),
-    GPU("H100", 90, 132, 1.83e9, 3.35e12),
+    GPU("H100", 90, 132, 1.98e9, 3.35e12),
     GPU("B200", 100, 148, 1.965e9, 8.0e12),
     GPU("RTX 4090", 89, 128, 2.52e9, 1.008e12),
 )

@@ -11,7 +11,7 @@ AMD = "gfx942"
 WARP, WAVEFRONT = 32, 64  # lanes, NVIDIA's and AMD's
 
 
-class Unavailable(RuntimeError):
+class UnavailableError(RuntimeError):
     """The kernels cannot be compiled here."""
 
 
@@ -91,9 +91,9 @@ def recorded(work: Callable[[], object], processors: int) -> list[Launch]:
 def triton_kernels_launch() -> Any:
     """The module through which all kernels are launched."""
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-        raise Unavailable("kernels are interpreted where TRITON_INTERPRET is set: unset it to have them compiled")
+        raise UnavailableError("kernels are interpreted where TRITON_INTERPRET is set: unset it to have them compiled")
     try:
         from reinmax_kernels.triton_kernels import launch
     except ImportError as error:
-        raise Unavailable(f"{error}") from error
+        raise UnavailableError(f"{error}") from error
     return launch

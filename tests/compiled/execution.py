@@ -47,9 +47,7 @@ class Execution:
         block, shared = (32 * launch.warps,), compiled.metadata.shared
         self.launches.append(launch)
         self.reports.append(
-            ptx.launch(
-                function, launch.grid, block, [*arguments, *scratch], shared_bytes=shared, check=self.check
-            )
+            ptx.launch(function, launch.grid, block, [*arguments, *scratch], shared_bytes=shared, check=self.check)
         )
         self.written |= outputs
 

@@ -18,9 +18,7 @@ PARTIAL_SUMS = "sectors 1.09 of ideal: every warp of every part reads all partia
 
 
 def shortfall(*specimen, processors, reason):
-    return pytest.param(
-        Specimen(*specimen, processors=processors), marks=pytest.mark.xfail(strict=True, reason=reason)
-    )
+    return pytest.param(Specimen(*specimen, processors=processors), marks=pytest.mark.xfail(strict=True, reason=reason))
 
 
 CASES = [

@@ -1,0 +1,85 @@
+"""How the figures are shown: tables and plots."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from ..tables import Row, add_sections, table_of_cases, three_digits
+from .gpus import GPU, PREDICTED
+
+HEADINGS = {  # of columns, and what they show of an NVIDIA launch
+    "occ.": lambda row: f"{row['occupancy']:.0%}",
+    "loads": lambda row: _widths(row["load_bits"]),
+    "stores": lambda row: _widths(row["store_bits"]),
+    "instr.": lambda row: three_digits(row["instructions_per_element"]),
+    "in loops": lambda row: three_digits(row["in_loops_per_element"]),
+}
+
+
+def table_of_code(rows: Sequence[Row]) -> Table:
+    """A line for each launch, a section for each path and target."""
+    caption = "Loads and stores: those of 16 bytes, of all. Instructions are an element's."
+    table = Table(title="Machine code", caption=caption, caption_justify="left")
+    for heading in ("path and target", "shape"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("regs", "spilled", *HEADINGS):
+        table.add_column(heading, justify="right", no_wrap=True)
+    before = None
+    for row in rows:
+        labels = [row["path"], row["target"]]
+        if labels != before:
+            table.add_section()
+            table.add_row(f"{row['path']}: {row['target']}")
+            before = labels
+        shown = [show(row) for show in HEADINGS.values()] if row["occupancy"] is not None else []
+        kernel, shape = row["kernel"].removesuffix("_kernel"), f"{row['rows']}x{row['categories']}"
+        table.add_row(f"  {kernel}", shape, str(row["registers"]), str(row["spilled_bytes"]), *shown)
+    return table
+
+
+def _widths(count: Mapping[int, int]) -> str:
+    return f"{count.get(128, 0)} of {sum(count.values())}"
+
+
+def table_of_times(rows: Sequence[Row], gpus: Sequence[GPU]) -> Table:
+    headings = [cell for gpu in gpus for cell in (gpu.name, "by")]
+    table = table_of_cases(f"Microseconds, and what bounds them: {PREDICTED}", headings)
+    add_sections(table, rows, lambda row: [cell for gpu in gpus for cell in _cells(row, gpu.name)])
+    return table
+
+
+def _cells(row: Row, gpu: str) -> Sequence[str]:
+    return three_digits(row[gpu] * 1e6), {"memory": "mem", "instructions": "instr"}[row[f"{gpu} bound"]]
+
+
+def figure_of_code(rows: Sequence[Row]) -> Figure:
+    """Instructions of an element in all launches of a path, for NVIDIA's targets."""
+    figure = Figure(figsize=(14, 7), layout="constrained")
+    axes = figure.subplots()
+    totals: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["occupancy"] is not None:
+            of_target = totals.setdefault(row["target"], {})
+            name = f"{row['path']} {row['rows']}x{row['categories']}"
+            of_target[name] = of_target.get(name, 0) + row["instructions_per_element"]
+    for target, of_target in totals.items():
+        axes.plot(list(of_target), list(of_target.values()), "o", label=target)
+    axes.set(ylabel="instructions an element", yscale="log")
+    axes.tick_params("x", rotation=90)
+    axes.legend()
+    return figure
+
+
+def figure_of_times(rows: Sequence[Row], gpus: Sequence[GPU]) -> Figure:
+    figure = Figure(figsize=(4 * len(gpus) + 3, 5), layout="constrained")
+    figure.suptitle(f"Time over that of the bytes alone, {PREDICTED}")
+    cases, paths = (list(dict.fromkeys(row[key] for row in rows)) for key in ("case", "peer"))
+    for axes, gpu in zip(figure.subplots(1, len(gpus), squeeze=False, sharey=True)[0], gpus, strict=True):
+        for path in paths:
+            ratios = [row[gpu.name] / row[f"{gpu.name} memory"] for row in rows if row["peer"] == path]
+            axes.plot(cases, ratios, "o", label=path)
+        axes.set(title=gpu.name, yscale="log")
+        axes.tick_params("x", rotation=60)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(paths))
+    return figure
