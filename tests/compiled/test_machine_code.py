@@ -18,12 +18,17 @@ from .shortfalls import NARROW_MULTIPLE, OCCUPANCY
 
 LEAST_OCCUPANCY = 0.5
 UNEVEN = [Specimen(path, 8192, 1000) for path in PATHS]  # rows of whole 16-byte vectors, but not of 16 elements
-CORE = {90: None, 80: (1024,), 100: (64, 32768), 120: (4096,), AMD: (64, 4096)}  # categories; all others are slow
+CORE = {
+    90: (10, 1000, 1024, 4096, 32768),
+    80: (1024,),
+    100: (64,),
+    120: (4096,),
+    AMD: (10, 32768),
+}  # categories; all others are slow
 
 
 def is_core(specimen, target):
-    categories = CORE[target]
-    return specimen.dtype == torch.float32 and (categories is None or specimen.categories in categories)
+    return specimen.dtype == torch.float32 and specimen.categories in CORE[target]
 
 
 def specimens():

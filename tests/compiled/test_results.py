@@ -42,7 +42,7 @@ def test_contract_vectors(name):
         assert torch.equal(triton_kernels.sample(logits, *arguments), index)
 
 
-@pytest.mark.parametrize("name", NAMES[::3])
+@pytest.mark.parametrize("name", NAMES[::6])
 def test_contract_vectors_through_the_one_hot(name):
     logits, arguments, index = operands(name)
     with executed():
@@ -52,7 +52,7 @@ def test_contract_vectors_through_the_one_hot(name):
 
 
 @pytest.mark.parametrize("target", [80, 120])
-@pytest.mark.parametrize("name", NAMES[::8])
+@pytest.mark.parametrize("name", NAMES[5::15])
 def test_contract_vectors_on_other_targets(name, target):
     logits, arguments, index = operands(name)
     with executed(target):
@@ -105,7 +105,7 @@ def test_backward(name, shape, dtype, tau):
 
 
 @pytest.mark.parametrize("processors", [1, IN_PARTS], ids=["whole", "in parts"])
-@pytest.mark.parametrize(("tau", "gradients"), [(None, "g"), (None, "gh"), (0.5, "g")])
+@pytest.mark.parametrize(("tau", "gradients"), [(None, "g"), (0.5, "gh")])
 @pytest.mark.parametrize("shape", LONG[:1])
 @pytest.mark.parametrize("name", BACKWARDS)
 def test_backward_of_long_rows(name, shape, tau, gradients, processors):
@@ -144,7 +144,7 @@ def test_other_targets(shape, target, dtype):
 # Masks, strides, seeds, rows without a distribution.
 
 
-@pytest.mark.parametrize("categories", [10, 64, 1100, 16385])
+@pytest.mark.parametrize("categories", [10, 1100, 16385])
 def test_masks(categories):
     torch.manual_seed(3)
     logits, g = torch.randn(2, categories), torch.randn(2, categories)
@@ -170,8 +170,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("categories", [10, 1500])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("layout", "categories"), [*((layout, 10) for layout in LAYOUTS), ("unaligned", 1500)])
 def test_strides(layout, categories):
     logits, g = (LAYOUTS[layout]((2, 3, categories)) for _ in range(2))
     expected = REFERENCE["sample_dense"](logits.contiguous(), seed(), None, 0, 0)
@@ -192,8 +191,15 @@ def test_seeds_of_groups(rows, categories):
         assert torch.equal(index, REFERENCE["sample"](logits, seeds, None, offset, row_offset))
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("categories", [7, 64, 1100, 17000])
+@pytest.mark.parametrize(
+    ("categories", "value"),
+    [
+        (7, torch.nan),
+        (64, torch.inf),
+        *((1100, value) for value in (torch.nan, torch.inf, -torch.inf)),
+        (17000, torch.nan),
+    ],
+)
 def test_a_row_without_a_distribution_disturbs_no_other(categories, value):
     logits = torch.randn(3, categories).bfloat16()
     expected = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)

@@ -31,7 +31,6 @@ CASES = [
     Specimen("straight_through_backward", 1, 4096, processors=1),
     Specimen("straight_through_backward", 1, 32768, torch.bfloat16, processors=1),
     shortfall("straight_through_backward", 1, 32768, torch.bfloat16, processors=132, reason=PARTIAL_SUMS),
-    Specimen("reinmax_backward, tau", 1, 16400, processors=1),
     Specimen("reinmax_backward, tau, both", 1, 16400, processors=1),
 ]
 
