@@ -43,12 +43,12 @@ class Chunks(NamedTuple):
 
 
 @triton.jit
-def _uniforms(draw, i, ONE_SEED: tl.constexpr):
-    """The uniforms of rows i: each has its seed, and its number in that seed's stream."""
+def _uniforms(draw, i, here, ONE_SEED: tl.constexpr):
+    """The uniforms of rows i, if they are here: each has its seed, and its number in that seed's stream."""
     if ONE_SEED:
         seed, number = tl.load(draw.seeds) + tl.zeros_like(i), i
     else:
-        seed, number = tl.load(draw.seeds + i // draw.rows_per_seed), i % draw.rows_per_seed
+        seed, number = tl.load(draw.seeds + i // draw.rows_per_seed, mask=here, other=0), i % draw.rows_per_seed
     return contract.uniforms(seed, draw.row_offset + number, draw.offset + tl.zeros_like(i))
 
 
@@ -99,7 +99,7 @@ def sample_short_kernel(
     largest = contract.largest(value, 1)
     weight = contract.weight(value, largest[:, None])
     total = contract.integer_sum(weight, 1)
-    _, uniform = _uniforms(draw, i, ONE_SEED)
+    _, uniform = _uniforms(draw, i, i < rows, ONE_SEED)
     index = tl.where(total > 0, contract.choose(weight, contract.scale_uniform(uniform, total)), 0)
     tl.store(out.index + i, index.to(tl.int64), mask=i < rows)
     if out.probs is not None:
@@ -150,7 +150,7 @@ def sample_medium_kernel(
     largest = contract.largest(value, 1)
     weight = contract.weight(value, largest[:, None])
     total = contract.integer_sum(weight, 1)
-    uniform, element_uniform = _uniforms(draw, i, ONE_SEED)
+    uniform, element_uniform = _uniforms(draw, i, i >= 0, ONE_SEED)
     chunk, row_largest, factor, row_total = _choose_chunk(largest[None, :], total[None, :], uniform)
     is_chosen = k == chunk
     chosen = tl.sum(tl.where(is_chosen[:, None], weight, 0.0), 0)
@@ -189,7 +189,7 @@ def _draw_from_chunks(logits, mask, chunks, draw, i, categories, inner, ONE_SEED
     at = i * chunks.count + k
     largest = tl.load(chunks.largest + at, mask=k < chunks.count, other=float("-inf"))
     total = tl.load(chunks.total + at, mask=k < chunks.count, other=0)
-    uniform, element_uniform = _uniforms(draw, i + tl.zeros([1], tl.int64), ONE_SEED)
+    uniform, element_uniform = _uniforms(draw, i + tl.zeros([1], tl.int64), i >= 0, ONE_SEED)
     chunk, row_largest, _, row_total = _choose_chunk(largest, total, uniform)
     chunk = tl.where(row_total > 0, chunk, 0)
     is_chosen = k == chunk[:, None]
