@@ -189,7 +189,8 @@ def _draw_from_chunks(logits, mask, chunks, draw, i, categories, inner, ONE_SEED
     at = i * chunks.count + k
     largest = tl.load(chunks.largest + at, mask=k < chunks.count, other=float("-inf"))
     total = tl.load(chunks.total + at, mask=k < chunks.count, other=0)
-    uniform, element_uniform = _uniforms(draw, i + tl.zeros([1], tl.int64), i >= 0, ONE_SEED)
+    one_row = i + tl.zeros([1], tl.int64)
+    uniform, element_uniform = _uniforms(draw, one_row, one_row >= 0, ONE_SEED)
     chunk, row_largest, _, row_total = _choose_chunk(largest, total, uniform)
     chunk = tl.where(row_total > 0, chunk, 0)
     is_chosen = k == chunk[:, None]
