@@ -31,13 +31,14 @@ def rows_of(shape: torch.Size, *tensors: Tensor | None) -> tuple[int, list[Rows]
     as at most two loops do; else the tensors are made contiguous.
     """
     expanded = [None if tensor is None else tensor.expand(shape) for tensor in tensors]
-    loops = _loops([tensor for tensor in expanded if tensor is not None], len(shape) - 1)
+    given = [tensor for tensor in expanded if tensor is not None]
+    loops = _loops(given, len(shape) - 1)
     if len(loops) > 2:
         return rows_of(shape, *(None if tensor is None else tensor.contiguous() for tensor in expanded))
-    if len(loops) == 2:
-        (inner, inner_strides), (_, outer_strides) = loops
-    else:  # one loop, or none: the rows need no division
-        inner, inner_strides, outer_strides = 1, [0] * len(expanded), loops[0][1] if loops else [0] * len(expanded)
+    nothing = (1, [0] * len(given))
+    if len(loops) < 2:  # the rows need no division
+        loops = [nothing, *(loops or [nothing])]
+    (inner, inner_strides), (_, outer_strides) = loops
     strides = iter(zip(outer_strides, inner_strides, strict=True))
     return inner, [
         NO_ROWS if tensor is None else Rows(_loadable(tensor), *next(strides), tensor.stride(-1)) for tensor in expanded
