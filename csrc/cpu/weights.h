@@ -125,7 +125,7 @@ REINMAX_INLINE float largest_half(const uint16_t* x, int64_t n, Convert convert)
     largest = bits_as<Signed>(bits) > largest ? bits_as<Signed>(bits) : largest;
     smallest = bits < smallest ? bits : smallest;
   };
-  for (int64_t i = kLanes; i + kLanes <= n; i += kLanes) see(x + i);
+  for (int64_t i = kLanes; i + kLanes < n; i += kLanes) see(x + i);
   see(x + n - kLanes);  // the rest, and some again
   const Unsigned result = largest >= 0 ? bits_as<Unsigned>(largest) : smallest;
   UInt16 halves[2];
