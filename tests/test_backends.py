@@ -152,7 +152,7 @@ def test_without_triton_it_is_refused():
     result = python(code)
     assert result.stdout.strip() == "torch.Size([2]) False"
     assert (
-        "RuntimeError: backend: 'triton' needs Triton >= 3.7, found none: pip install 'reinmax_kernels[triton]'"
+        "RuntimeError: backend: 'triton' needs Triton >= 3.6, found none: pip install 'reinmax_kernels[triton]'"
         in result.stderr
     )
 

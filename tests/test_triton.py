@@ -80,23 +80,34 @@ def test_forward_of_long_rows(parts, shape, dtype):
     check_forward(shape, dtype)
 
 
-@pytest.mark.parametrize("shape", [(1, 2), (513, 2), (512, 4), (130, 3), (64, 10), (65, 10), (5, 63), (7, 60)])
+@pytest.mark.parametrize("shape", [(1, 2), (513, 2), (512, 4), (130, 8), (130, 3), (65, 10), (5, 63), (7, 60)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_packed_rows(shape, dtype):
-    """Short rows that are loaded across their boundaries: whole tiles, and tiles that reach beyond the last row."""
+def test_short_rows(shape, dtype):
+    """Loaded across their boundaries, or not; whole tiles, and tiles that reach beyond the last row."""
     check_forward(shape, dtype)
     check_backward("reinmax_backward", shape, dtype, None, "gh")
 
 
 def test_what_is_loaded_packed():
-    tensor = torch.randn(8, 10)
-    inner, (rows, mask) = row.rows_of(tensor.shape, tensor, None)
-    assert row.packed(10, mask, rows, row.NO_ROWS) == 10
-    _, (strided,) = row.rows_of(tensor.shape, torch.randn(8, 11)[:, :10])
-    assert row.packed(10, mask, rows, strided) == 0
+    tensor = torch.randn(8, 4)
+    inner, (rows, no_mask) = row.rows_of(tensor.shape, tensor, None)
+    assert row.are_packed(4, no_mask, rows, row.NO_ROWS)
+    _, (strided,) = row.rows_of(tensor.shape, torch.randn(8, 5)[:, :4])
+    assert not row.are_packed(4, no_mask, rows, strided)
     _, (allowed,) = row.rows_of(tensor.shape, tensor > 0)
-    assert row.packed(10, allowed, rows) == 0
+    assert not row.are_packed(4, allowed, rows)
+    _, (longer,) = row.rows_of((8, 10), torch.randn(8, 10))
+    assert not row.are_packed(10, no_mask, longer)
     assert inner == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "count", "unit"),
+    [(0, 0, 1), (1, 1, 1), (10, 5, 2), (1000, 125, 8), (48, 48, 1), (-4, -1, 4), (2**31 + 4, 2**31 + 4, 1)],
+)
+def test_multiples(n, count, unit):
+    """Divisibility by 16 is left for the compiler to see; numbers of 64 bits stay as they are."""
+    assert (row.multiple(n).count, row.multiple(n).unit.value) == (count, unit)
 
 
 def check_forward(shape, dtype):
@@ -320,8 +331,12 @@ def test_rows_are_not_copied(layout):
     inner, (rows,) = row.rows_of(tensor.shape, tensor)
     assert rows.data.data_ptr() == tensor.data_ptr()
     for i, (a, b) in enumerate((a, b) for a in range(4) for b in range(3)):
-        at = i // inner * rows.outer_stride + i % inner * rows.inner_stride
+        at = i // inner * number(rows.outer_stride) + i % inner * number(rows.inner_stride)
         assert at == a * tensor.stride(0) + b * tensor.stride(1)
+
+
+def number(multiple):
+    return multiple.count * multiple.unit.value
 
 
 def test_few_long_rows_are_shared_out():

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from . import launch, row
 
-_ELEMENTS_PER_THREAD = 8
 _LOOP_WARPS = 4
-_LOOP_BLOCK = _LOOP_WARPS * 32 * _ELEMENTS_PER_THREAD  # elements of a long row read at a time
 
 
 class Point(NamedTuple):
@@ -92,22 +90,23 @@ def backward_tile_kernel(
     tau_ptr,
     grad_logits_ptr,
     rows,
-    categories,
+    length: row.Multiple,
     GRADIENT: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     PACKED: tl.constexpr,
 ):
-    """ROWS whole rows to a program; PACKED is the number of categories where rows lie packed."""
+    """ROWS whole rows to a program. Where they are PACKED, BLOCK is the number of categories."""
+    categories = row.value(length)
     first = tl.program_id(0).to(tl.int64) * ROWS
     i = first + tl.arange(0, ROWS)
     j = tl.arange(0, BLOCK)[None, :]
     here = i < rows
     inside = here[:, None] & (j < categories)
-    if PACKED > 0:
-        x = row.load_packed(up.logits.data, first, rows, PACKED, ROWS, BLOCK, float("-inf"))
-        g = row.packed_gradient(up.grad_one_hot, x, first, rows, PACKED)
-        h = row.packed_gradient(up.grad_probs, x, first, rows, PACKED)
+    if PACKED:
+        x = row.load_packed(up.logits.data, first, rows, ROWS, BLOCK, float("-inf"))
+        g = row.packed_gradient(up.grad_one_hot, x, first, rows)
+        h = row.packed_gradient(up.grad_probs, x, first, rows)
     else:
         x, g, h = _load(up, i[:, None], j, inside)
     index = tl.load(up.index + i, mask=here, other=0)
@@ -117,16 +116,16 @@ def backward_tile_kernel(
     if tau_ptr is not None:
         inverse_tau = _inverse(tl.load(tau_ptr), x.dtype)
         p = tl.exp((x - tl.max(x, 1)[:, None]) * inverse_tau)
-        p = p / tl.sum(p, 1)[:, None]
+        p = p * (1.0 / tl.sum(p, 1))[:, None]
     is_drawn = j == index[:, None]
     g_drawn = tl.sum(tl.where(is_drawn, g, 0.0), 1)
     sums = Sums(g_drawn[:, None], tl.sum(pi * g, 1)[:, None], tl.sum(p * g, 1)[:, None], tl.sum(pi * h, 1)[:, None])
     gradient = GRADIENT(Point(pi, p, g, h, is_drawn), sums, inverse_tau)
-    if PACKED > 0:
-        row.store_packed(grad_logits_ptr, first, rows, gradient, PACKED)
+    if PACKED:
+        row.store_packed(grad_logits_ptr, first, rows, gradient)
     else:
-        at = i[:, None] * categories + j
-        tl.store(grad_logits_ptr + at, gradient.to(grad_logits_ptr.dtype.element_ty), mask=inside)
+        at = tl.arange(0, ROWS)[:, None] * categories + j
+        tl.store(grad_logits_ptr + first * categories + at, gradient.to(grad_logits_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -181,6 +180,32 @@ def _part_of_row(
 
 
 @triton.jit
+def _store_partial(to, at, part, TEMPERED: tl.constexpr, WITH_GRAD_PROBS: tl.constexpr):
+    """Those of the sums that the gradient needs."""
+    tl.store(to.pi_g + at, part.pi_g)
+    if WITH_GRAD_PROBS:
+        tl.store(to.pi_h + at, part.pi_h)
+    if TEMPERED:
+        tl.store(to.largest + at, part.largest)
+        tl.store(to.p + at, part.p)
+        tl.store(to.p_g + at, part.p_g)
+
+
+@triton.jit
+def _load_partial(sums, at, here, TEMPERED: tl.constexpr, WITH_GRAD_PROBS: tl.constexpr):
+    pi_g = tl.load(sums.pi_g + at, mask=here, other=0.0)
+    pi_h, p, p_g = tl.zeros_like(pi_g), tl.zeros_like(pi_g), tl.zeros_like(pi_g)
+    largest = tl.full(pi_g.shape, float("-inf"), pi_g.dtype)
+    if WITH_GRAD_PROBS:
+        pi_h = tl.load(sums.pi_h + at, mask=here, other=0.0)
+    if TEMPERED:
+        largest = tl.load(sums.largest + at, mask=here, other=float("-inf"))
+        p = tl.load(sums.p + at, mask=here, other=0.0)
+        p_g = tl.load(sums.p_g + at, mask=here, other=0.0)
+    return Partial(pi_g, pi_h, largest, p, p_g)
+
+
+@triton.jit
 def _gradient(
     x, g, h, is_drawn, part, g_drawn, log_sum_exp, inverse_tau, TEMPERED: tl.constexpr, GRADIENT: tl.constexpr
 ):
@@ -189,8 +214,9 @@ def _gradient(
     p = pi
     p_g = part.pi_g
     if TEMPERED:
-        p = tl.exp((x - part.largest) * inverse_tau) / part.p
-        p_g = part.p_g / part.p
+        inverse_sum = 1.0 / part.p
+        p = tl.exp((x - part.largest) * inverse_tau) * inverse_sum
+        p_g = part.p_g * inverse_sum
     return GRADIENT(Point(pi, p, g, h, is_drawn), Sums(g_drawn, part.pi_g, p_g, part.pi_h), inverse_tau)
 
 
@@ -202,7 +228,7 @@ def backward_long_kernel(
     partial: Partial,
     parts,
     part_size,
-    categories,
+    length: row.Multiple,
     GRADIENT: tl.constexpr,
     AWAY_FROM_DRAWN: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -213,6 +239,7 @@ def backward_long_kernel(
     """One row to a program, or a part of it. A row in parts is summed in one launch and written in another, where only
     the drawn category is left to write if the rest was known without the sums.
     """
+    categories = row.value(length)
     DTYPE: tl.constexpr = tl.float64 if up.logits.data.dtype.element_ty == tl.float64 else tl.float32
     TEMPERED: tl.constexpr = tau_ptr is not None
     i = tl.program_id(0).to(tl.int64)
@@ -224,8 +251,6 @@ def backward_long_kernel(
     inverse_tau = tl.full((), 1.0, DTYPE)
     if TEMPERED:
         inverse_tau = _inverse(tl.load(tau_ptr), DTYPE)
-    k = tl.arange(0, PARTS)
-    at = i * parts + k
     if SUMS:
         part = _part_of_row(
             up,
@@ -243,24 +268,11 @@ def backward_long_kernel(
             DTYPE,
         )
         if not WRITES:
-            here = i * parts + tl.program_id(1)
-            tl.store(partial.pi_g + here, part.pi_g)
-            tl.store(partial.pi_h + here, part.pi_h)
-            tl.store(partial.largest + here, part.largest)
-            tl.store(partial.p + here, part.p)
-            tl.store(partial.p_g + here, part.p_g)
+            _store_partial(partial, i * parts + tl.program_id(1), part, TEMPERED, up.grad_probs.data is not None)
     else:
-        part = _combined(
-            Partial(
-                tl.load(partial.pi_g + at, mask=k < parts, other=0.0),
-                tl.load(partial.pi_h + at, mask=k < parts, other=0.0),
-                tl.load(partial.largest + at, mask=k < parts, other=float("-inf")),
-                tl.load(partial.p + at, mask=k < parts, other=0.0),
-                tl.load(partial.p_g + at, mask=k < parts, other=0.0),
-            ),
-            0,
-            inverse_tau,
-        )
+        k = tl.arange(0, PARTS)
+        loaded = _load_partial(partial, i * parts + k, k < parts, TEMPERED, up.grad_probs.data is not None)
+        part = _combined(loaded, 0, inverse_tau)
     if WRITES:
         out_ptr = grad_logits_ptr + i * categories
         if AWAY_FROM_DRAWN is not None:
@@ -303,18 +315,20 @@ def backward(
         return grad_logits
     inner, operands = row.rows_of(logits.shape, grad_one_hot, grad_probs, logits, mask)
     up = Upstream(*operands, index.contiguous(), log_sum_exp.contiguous(), inner)
-    tile = launch.tile(categories, _ELEMENTS_PER_THREAD)
+    length = row.multiple(categories)
+    accumulated = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    elements = launch.elements_per_thread("backward", categories, logits.dtype)
+    tile = launch.tile(categories, elements)
     if tile is not None:
-        packed = row.packed(categories, up.mask, up.logits, up.grad_one_hot, up.grad_probs)
+        packed = row.are_packed(categories, up.mask, up.logits, up.grad_one_hot, up.grad_probs)
         constants = {"GRADIENT": estimator.gradient, "ROWS": tile.rows, "BLOCK": tile.block, "PACKED": packed}
         grid = (triton.cdiv(rows, tile.rows),)
-        launch.run(backward_tile_kernel, grid, tile.warps, device, up, tau, grad_logits, rows, categories, **constants)
+        launch.run(backward_tile_kernel, grid, tile.warps, device, up, tau, grad_logits, rows, length, **constants)
         return grad_logits
     away = estimator.away_from_drawn if tau is None and grad_probs is None else None
-    blocks = launch.blocks_per_part(rows, triton.cdiv(categories, _LOOP_BLOCK), _LOOP_WARPS, device)
-    part_size = blocks * _LOOP_BLOCK
+    block = _LOOP_WARPS * 32 * elements
+    part_size = block * launch.blocks_per_part(rows, triton.cdiv(categories, block), _LOOP_WARPS, device)
     parts = triton.cdiv(categories, part_size)
-    accumulated = torch.float64 if logits.dtype == torch.float64 else torch.float32
     shape = (5, rows, parts) if parts > 1 else (5, 0)
     partial = Partial(*torch.empty(shape, dtype=accumulated, device=device))
     for sums, writes, programs in (
@@ -331,10 +345,10 @@ def backward(
             partial,
             parts,
             part_size,
-            categories,
+            length,
             GRADIENT=estimator.gradient,
             AWAY_FROM_DRAWN=away,
-            BLOCK=_LOOP_BLOCK,
+            BLOCK=block,
             PARTS=triton.next_power_of_2(parts),
             SUMS=sums,
             WRITES=writes,

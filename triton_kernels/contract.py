@@ -21,6 +21,9 @@ _HIGH_SHIFT = tl.constexpr(22)
 _DOUBLE_INTEGER = tl.constexpr(6755399441055744.0)  # 1.5 * 2**52
 _DOUBLE_INTEGER_BITS = tl.constexpr(0x4338000000000000)
 
+# Triton 3.6 scans no fewer elements than the layout gives a thread, which is up to 32, of one byte each.
+_LEAST_SCANNED = tl.constexpr(32 if triton.__version__.startswith("3.6.") else 1)
+
 
 @triton.jit
 def _words(bits):
@@ -140,6 +143,16 @@ def chunk_weight(total, largest, row_largest):
 
 
 @triton.jit
+def scannable(weights):
+    """Integer weights [R, C] with zeros behind them, to as many as Triton can scan."""
+    COUNT: tl.constexpr = weights.shape[1]
+    if COUNT < _LEAST_SCANNED:
+        weights = tl.where(tl.arange(0, _LEAST_SCANNED // COUNT)[None, :, None] == 0, weights[:, None, :], 0)
+        weights = tl.reshape(weights, [weights.shape[0], _LEAST_SCANNED])
+    return weights
+
+
+@triton.jit
 def first_above(weights, target):
     """For each row of integer weights [R, C], the first position whose inclusive prefix sum exceeds target [R], and the
     prefix sum before it.
@@ -161,7 +174,7 @@ def choose(weight, target):
         position, _ = first_above(integer(weight), target)
     else:
         groups = tl.reshape(weight, [ROWS, CATEGORIES // GROUP, GROUP])
-        group, before = first_above(integer_sum(groups, 2), target)
+        group, before = first_above(scannable(integer_sum(groups, 2)), target)
         chosen = tl.arange(0, CATEGORIES // GROUP)[None, :, None] == group[:, None, None]
         element, _ = first_above(integer(tl.sum(tl.where(chosen, groups, 0.0), 1)), target - before)
         position = group * GROUP + element

@@ -1,5 +1,5 @@
-"""How kernels are launched: which tile, how many warps, and how many programs share a row. One table, no tuning at run
-time.
+"""How kernels are launched: which tile, how many warps and registers, and how many programs share a row. One table, no
+tuning at run time.
 """
 
 import contextlib
@@ -10,8 +10,18 @@ import triton
 
 _WARP = 32
 _MOST_WARPS = 32  # of a program
-_LEAST_WARPS = 4  # where rows are short enough to share a program
 _OCCUPYING_WARPS = 32  # of a processor: half of what the largest hold, enough to hide the memory's latency
+_REGISTERS = 65536  # of one of NVIDIA's processors
+
+# Elements of a row that a thread holds, in float32 and in float64: as many as half of a processor's threads can hold
+# without a spill. Short rows have few of them to a thread, for a warp shares one row after the other.
+_SHORT = 256
+_ELEMENTS = {
+    ("draw", "short"): (8, 4),
+    ("draw", "long"): (16, 8),
+    ("backward", "short"): (8, 2),
+    ("backward", "long"): (8, 2),
+}
 
 
 class Tile(NamedTuple):
@@ -22,10 +32,15 @@ class Tile(NamedTuple):
     warps: int
 
 
+def elements_per_thread(work: str, categories: int, dtype: torch.dtype) -> int:
+    """Of a row of so many categories, for a "draw" or a "backward"."""
+    return _ELEMENTS[work, "short" if categories <= _SHORT else "long"][dtype == torch.float64]
+
+
 def tile(categories: int, elements_per_thread: int) -> Tile | None:
     """The tile for rows of so many categories; None where a row does not fit in the registers of one program."""
     block = triton.next_power_of_2(categories)
-    warps = max(_LEAST_WARPS, block // (_WARP * elements_per_thread))
+    warps = max(1, block // (_WARP * elements_per_thread))
     return Tile(max(1, warps * _WARP * elements_per_thread // block), block, warps) if warps <= _MOST_WARPS else None
 
 
@@ -44,9 +59,22 @@ def processors(device: torch.device) -> int:
     return int(getattr(properties, "multi_processor_count", 0) or getattr(properties, "gpu_subslice_count", 1))
 
 
-def run(kernel: Any, grid: tuple[int, ...], warps: int, device: torch.device, *args: Any, **constants: Any) -> None:
-    """Launches on the device's current stream. No multiplication is fused with an addition unless a kernel says so:
-    draws depend on it.
+def options(warps: int, threads: int | None) -> dict[str, Any]:
+    """What kernels are compiled with, for one of NVIDIA's processors that holds so many threads, or for others. No
+    multiplication is fused with an addition unless a kernel says so: draws depend on it.
     """
+    chosen = {"num_warps": warps, "enable_fp_fusion": False}
+    if threads is not None:
+        program = warps * _WARP
+        resident = triton.cdiv(threads // 2, program) * program
+        chosen["maxnreg"] = _REGISTERS // resident // 8 * 8
+    return chosen
+
+
+def run(kernel: Any, grid: tuple[int, ...], warps: int, device: torch.device, *args: Any, **constants: Any) -> None:
+    """Launches on the device's current stream."""
+    threads = None
+    if device.type == "cuda" and torch.version.hip is None:
+        threads = torch.cuda.get_device_properties(device).max_threads_per_multi_processor
     with contextlib.nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device):
-        kernel[grid](*args, **constants, num_warps=warps, enable_fp_fusion=False)
+        kernel[grid](*args, **constants, **options(warps, threads))

@@ -11,6 +11,20 @@ import triton.language as tl
 from torch import Tensor
 
 
+class Multiple(NamedTuple):
+    """A number as so many times a power of two, which the compiler then knows to divide it: accesses of 16 bytes need
+    that. By itself it only tells whether 16 does.
+    """
+
+    count: Any
+    unit: Any
+
+
+def multiple(n: int) -> Multiple:
+    unit = n & -n if n % 16 and n < 2**31 else 1
+    return Multiple(n // unit, tl.constexpr(unit))
+
+
 class Rows(NamedTuple):
     """The rows of a tensor [..., C] that is broadcast to the logits' shape: row i begins at
     (i // inner) outer_stride + (i % inner) inner_stride, where `inner` is the same for all tensors of a kernel. Without
@@ -23,7 +37,7 @@ class Rows(NamedTuple):
     category_stride: Any
 
 
-NO_ROWS = Rows(None, 0, 0, 0)
+NO_ROWS = Rows(None, multiple(0), multiple(0), 0)
 
 
 def rows_of(shape: torch.Size, *tensors: Tensor | None) -> tuple[int, list[Rows]]:
@@ -41,16 +55,17 @@ def rows_of(shape: torch.Size, *tensors: Tensor | None) -> tuple[int, list[Rows]
     (inner, inner_strides), (_, outer_strides) = loops
     strides = iter(zip(outer_strides, inner_strides, strict=True))
     return inner, [
-        NO_ROWS if tensor is None else Rows(_loadable(tensor), *next(strides), tensor.stride(-1)) for tensor in expanded
+        NO_ROWS if tensor is None else Rows(_loadable(tensor), *map(multiple, next(strides)), tensor.stride(-1))
+        for tensor in expanded
     ]
 
 
-def packed(categories: int, mask: Rows, *rows: Rows) -> int:
-    """The number of categories, where rows are to be loaded across their boundaries, else 0: rows that are short, lie
-    one after the other without a mask, and don't begin at multiples of 16 bytes anyway.
+def are_packed(categories: int, mask: Rows, *rows: Rows) -> bool:
+    """Whether to load rows across their boundaries: they lie one after the other, without a mask, and some are shorter
+    than a thread's access. Other lengths would have to be moved between threads, which costs more than narrow accesses.
     """
-    lie_packed = all(r.data is None or r[1:] == (categories, 0, 1) for r in rows)
-    return categories if lie_packed and mask.data is None and categories <= 64 and categories % 16 else 0
+    lie_packed = all(r.data is None or r[1:] == (multiple(categories), multiple(0), 1) for r in rows)
+    return lie_packed and mask.data is None and categories in (2, 4, 8)
 
 
 def _loops(tensors: list[Tensor], dims: int) -> list[tuple[int, list[int]]]:
@@ -73,7 +88,8 @@ def _loadable(tensor: Tensor) -> Tensor:
 
 @triton.jit
 def row_start(rows, row, inner):
-    return (row // inner) * rows.outer_stride + (row % inner) * rows.inner_stride
+    outer, inner_stride = rows.outer_stride, rows.inner_stride
+    return (row // inner) * outer.count * outer.unit + (row % inner) * inner_stride.count * inner_stride.unit
 
 
 @triton.jit
@@ -84,51 +100,44 @@ def load(rows, row, category, inside, inner, OTHER: tl.constexpr):
 
 
 @triton.jit
-def load_packed(
-    data, first, rows, CATEGORIES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, OTHER: tl.constexpr
-):
-    """A tile [ROWS, BLOCK] of short rows that lie one after the other, in the precision that is computed in: loaded
-    across their boundaries, 16 bytes at a time whatever their length, and then taken apart.
-    """
-    k = tl.arange(0, ROWS * BLOCK)
-    taken = k < ROWS * CATEGORIES
-    start = data + first * CATEGORIES
-    if first + ROWS <= rows:  # apart, for the compiler can't see that this mask is even along 16 bytes
-        lying = tl.load(start + k, mask=taken, other=OTHER)
-    else:
-        lying = tl.load(start + k, mask=taken & (k < (rows - first) * CATEGORIES), other=OTHER)
-    lying = accumulated(lying)
-    if CATEGORIES < BLOCK:
-        j = k % BLOCK
-        taken_apart = tl.gather(lying, k // BLOCK * CATEGORIES + tl.minimum(j, CATEGORIES - 1), 0)
-        lying = tl.where(j < CATEGORIES, taken_apart, OTHER)
-    return tl.reshape(lying, [ROWS, BLOCK])
+def value(number):
+    """Of a `Multiple`."""
+    return number.count * number.unit
 
 
 @triton.jit
-def packed_gradient(gradient, x, first, rows, CATEGORIES: tl.constexpr):
+def load_packed(data, first, rows, ROWS: tl.constexpr, CATEGORIES: tl.constexpr, OTHER: tl.constexpr):
+    """A tile [ROWS, CATEGORIES] of rows that lie one after the other, in the precision that is computed in: 16 bytes at
+    a time, however short they are.
+    """
+    k = tl.arange(0, ROWS * CATEGORIES)
+    start = data + first * CATEGORIES
+    if first + ROWS <= rows:  # apart, for the compiler can't see that the mask is even along 16 bytes
+        lying = tl.load(start + k)
+    else:
+        lying = tl.load(start + k, mask=k < (rows - first) * CATEGORIES, other=OTHER)
+    return tl.reshape(accumulated(lying), [ROWS, CATEGORIES])
+
+
+@triton.jit
+def packed_gradient(gradient, x, first, rows):
     """`load_gradient` of packed rows."""
     if gradient.data is None:
         result = tl.zeros_like(x)
     else:
-        loaded = load_packed(gradient.data, first, rows, CATEGORIES, x.shape[0], x.shape[1], 0.0)
-        result = tl.where(x == float("-inf"), 0.0, loaded)
+        result = tl.where(x == float("-inf"), 0.0, load_packed(gradient.data, first, rows, x.shape[0], x.shape[1], 0.0))
     return result
 
 
 @triton.jit
-def store_packed(data, first, rows, tile, CATEGORIES: tl.constexpr):
-    """The reverse: a tile [ROWS, BLOCK] to rows that lie one after the other."""
-    ROWS: tl.constexpr = tile.shape[0]
-    BLOCK: tl.constexpr = tile.shape[1]
-    k = tl.arange(0, ROWS * BLOCK)
-    lying = tl.reshape(tile, [ROWS * BLOCK])
-    if CATEGORIES < BLOCK:
-        lying = tl.gather(lying, tl.minimum(k // CATEGORIES, ROWS - 1) * BLOCK + k % CATEGORIES, 0)
-    lying = lying.to(data.dtype.element_ty)
+def store_packed(data, first, rows, tile):
+    """The reverse: a tile [ROWS, CATEGORIES] to rows that lie one after the other."""
+    CATEGORIES: tl.constexpr = tile.shape[1]
+    k = tl.arange(0, tile.shape[0] * CATEGORIES)
+    lying = tl.reshape(tile, [tile.shape[0] * CATEGORIES]).to(data.dtype.element_ty)
     start = data + first * CATEGORIES
-    if first + ROWS <= rows:
-        tl.store(start + k, lying, mask=k < ROWS * CATEGORIES)
+    if first + tile.shape[0] <= rows:
+        tl.store(start + k, lying)
     else:
         tl.store(start + k, lying, mask=k < (rows - first) * CATEGORIES)
 
@@ -161,6 +170,16 @@ def draw_value(x):
     if x.dtype == tl.float64:
         narrowed = tl.where((tl.abs(narrowed) == float("inf")) & (tl.abs(x) != float("inf")), float("nan"), narrowed)
     return narrowed
+
+
+@triton.jit
+def spread(x):
+    """The same values [R], one for each row, computed once instead of by each thread that has a part of the row: the
+    compiler moves no computation across a gather.
+    """
+    if x.shape[0] > 1:
+        x = tl.gather(x, tl.arange(0, x.shape[0]), 0)
+    return x
 
 
 @triton.jit

@@ -13,7 +13,7 @@ from torch import Tensor
 from . import contract, launch, row
 
 CHUNK = contract.CHUNK
-_ELEMENTS_PER_THREAD = 16  # leaves at least half of a processor's threads resident, as do the backward's
+_MOST_CHUNKS = 128  # that a program weighs, in registers
 
 
 class Draw(NamedTuple):
@@ -35,11 +35,13 @@ class Drawn(NamedTuple):
 
 
 class Chunks(NamedTuple):
-    """Largest logit and sum of weights of each chunk of each row, [N, count]."""
+    """Of chunks of a row, or of all rows [N, chunks]: the largest logit and the sum of weights; of float64 logits whose
+    probabilities are wanted, which keep their precision, also the sum of exponentials relative to the largest.
+    """
 
     largest: Any
     total: Any
-    count: Any
+    exponentials: Any
 
 
 @triton.jit
@@ -53,10 +55,21 @@ def _uniforms(draw, i, here, ONE_SEED: tl.constexpr):
 
 
 @triton.jit
+def _known(largest, total):
+    """The largest logit in float64, or NaN where weights have no sum."""
+    return tl.where(total > 0, largest.to(tl.float64), float("nan"))
+
+
+@triton.jit
+def _finite(largest):
+    """The largest logit in float64, or 0 where all are -inf."""
+    return tl.where(largest > float("-inf"), largest, 0.0).to(tl.float64)
+
+
+@triton.jit
 def _log_sum_exp(largest, total):
     """In float64, from the largest logit and the sum of weights relative to it, scaled by 2**39; NaN for no sum."""
-    known = tl.where(total > 0, largest.to(tl.float64), float("nan"))
-    return known + (tl.log(tl.maximum(total, 1).to(tl.float64)) - contract.WEIGHT_BITS * contract.LN_2)
+    return _known(largest, total) + (tl.log(tl.maximum(total, 1).to(tl.float64)) - contract.WEIGHT_BITS * contract.LN_2)
 
 
 @triton.jit
@@ -67,9 +80,10 @@ def _log_sum_exp_double(x, largest):
 
 
 @triton.jit
-def _store_dense(out, at, inside, is_drawn, probs):
-    tl.store(out.one_hot + at, tl.where(is_drawn, 1.0, 0.0).to(out.one_hot.dtype.element_ty), mask=inside)
-    tl.store(out.probs + at, probs.to(out.probs.dtype.element_ty), mask=inside)
+def _store_dense(out, start, at, inside, is_drawn, probs):
+    """At 32-bit offsets from where a program's rows begin, which is 64 bits wide."""
+    tl.store(out.one_hot + start + at, tl.where(is_drawn, 1.0, 0.0).to(out.one_hot.dtype.element_ty), mask=inside)
+    tl.store(out.probs + start + at, probs.to(out.probs.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -79,20 +93,21 @@ def sample_short_kernel(
     draw: Draw,
     out: Drawn,
     rows,
-    categories,
+    length: row.Multiple,
     inner,
     ONE_SEED: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     PACKED: tl.constexpr,
 ):
-    """ROWS rows to a program, of at most one chunk each; PACKED is the number of categories where rows lie packed."""
+    """ROWS rows to a program, of at most one chunk each. Where rows are PACKED, BLOCK is the number of categories."""
+    categories = row.value(length)
     first = tl.program_id(0).to(tl.int64) * ROWS
     i = first + tl.arange(0, ROWS)
     j = tl.arange(0, BLOCK)[None, :]
     inside = (i < rows)[:, None] & (j < categories)
-    if PACKED > 0:
-        x = row.load_packed(logits.data, first, rows, PACKED, ROWS, BLOCK, float("-inf"))
+    if PACKED:
+        x = row.load_packed(logits.data, first, rows, ROWS, BLOCK, float("-inf"))
     else:
         x = row.load_logits(logits, mask, i[:, None], j, inside, inner)
     value = row.draw_value(x)
@@ -100,21 +115,22 @@ def sample_short_kernel(
     weight = contract.weight(value, largest[:, None])
     total = contract.integer_sum(weight, 1)
     _, uniform = _uniforms(draw, i, i < rows, ONE_SEED)
-    index = tl.where(total > 0, contract.choose(weight, contract.scale_uniform(uniform, total)), 0)
+    index = tl.where(total > 0, contract.choose(weight, contract.scale_uniform(row.spread(uniform), total)), 0)
     tl.store(out.index + i, index.to(tl.int64), mask=i < rows)
     if out.probs is not None:
         if x.dtype == tl.float64:
             log_sum_exp = _log_sum_exp_double(x, largest)
             probs = tl.exp(x - log_sum_exp[:, None])
         else:
-            log_sum_exp = _log_sum_exp(largest, total)
+            log_sum_exp = _log_sum_exp(row.spread(largest), row.spread(total))
             probs = weight * (1.0 / total.to(tl.float32))[:, None]  # 0 * inf is NaN
-        tl.store(out.log_sum_exp + i, log_sum_exp, mask=i < rows)
-        if PACKED > 0:
-            row.store_packed(out.one_hot, first, rows, tl.where(j == index[:, None], 1.0, 0.0), PACKED)
-            row.store_packed(out.probs, first, rows, probs, PACKED)
+        if PACKED:
+            row.store_packed(out.one_hot, first, rows, tl.where(j == index[:, None], 1.0, 0.0))
+            row.store_packed(out.probs, first, rows, probs)
         else:
-            _store_dense(out, i[:, None] * categories + j, inside, j == index[:, None], probs)
+            at = tl.arange(0, ROWS)[:, None] * categories + j
+            _store_dense(out, first * categories, at, inside, j == index[:, None], probs)
+        tl.store(out.log_sum_exp + i, log_sum_exp, mask=i < rows)
 
 
 @triton.jit
@@ -125,7 +141,7 @@ def _choose_chunk(largest, total, uniform):
     row_largest = contract.largest(largest, 1)
     scaled, factor = contract.chunk_weight(total, largest, row_largest[:, None])
     row_total = tl.sum(scaled, 1)
-    chunk, _ = contract.first_above(scaled, contract.scale_uniform(uniform, row_total))
+    chunk, _ = contract.first_above(contract.scannable(scaled), contract.scale_uniform(uniform, row_total))
     return chunk, row_largest, factor, row_total
 
 
@@ -135,13 +151,15 @@ def sample_medium_kernel(
     mask: row.Rows,
     draw: Draw,
     out: Drawn,
-    categories,
+    length: row.Multiple,
     inner,
     ONE_SEED: tl.constexpr,
     CHUNKS: tl.constexpr,
 ):
     """One row to a program, of several chunks, held in registers [CHUNKS, 1024]."""
-    i = tl.program_id(0).to(tl.int64) + tl.zeros([1], tl.int64)
+    categories = row.value(length)
+    first = tl.program_id(0).to(tl.int64)
+    i = first + tl.zeros([1], tl.int64)
     k = tl.arange(0, CHUNKS)
     j = k[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
     inside = j < categories
@@ -167,28 +185,68 @@ def sample_medium_kernel(
             scale = tl.reshape(factor / row_total.to(tl.float32)[:, None], [CHUNKS])  # 0 / 0 is NaN
             probs = weight * scale[:, None]
         tl.store(out.log_sum_exp + i, log_sum_exp)
-        _store_dense(out, i[:, None] * categories + j, inside, j == index[:, None], probs)
+        _store_dense(out, first * categories, j, inside, j == index[:, None], probs)
 
 
 @triton.jit
-def _weigh_chunks(logits, mask, chunks, i, first, last, categories, inner):
-    """Largest logit and sum of weights of the chunks [first, last) of row i."""
-    for k in range(first, last):
-        j = k * CHUNK + tl.arange(0, CHUNK)
-        value = row.draw_value(row.load_logits(logits, mask, i, j, j < categories, inner))
-        largest = contract.largest(value, 0)
-        at = i * chunks.count + k
-        tl.store(chunks.largest + at, largest)
-        tl.store(chunks.total + at, contract.integer_sum(contract.weight(value, largest), 0))
+def _weigh_chunks(
+    logits, mask, i, first, last, categories, inner, CHUNKS: tl.constexpr, WITH_EXPONENTIALS: tl.constexpr
+):
+    """The chunks [first, last) of row i, in tiles [CHUNKS] that begin with them."""
+    k = first + tl.arange(0, CHUNKS)
+    largest = tl.full([CHUNKS], float("-inf"), tl.float32)
+    total = tl.zeros([CHUNKS], tl.int64)
+    exponentials = tl.zeros([CHUNKS], tl.float64)
+    for chunk in range(first, last):
+        j = chunk * CHUNK + tl.arange(0, CHUNK)
+        x = row.load_logits(logits, mask, i, j, j < categories, inner)
+        value = row.draw_value(x)
+        chunk_largest = contract.largest(value, 0)
+        largest = tl.where(k == chunk, chunk_largest, largest)
+        total = tl.where(k == chunk, contract.integer_sum(contract.weight(value, chunk_largest), 0), total)
+        if WITH_EXPONENTIALS:
+            exponentials = tl.where(k == chunk, tl.sum(tl.exp(x - _finite(chunk_largest)), 0), exponentials)
+    return Chunks(largest, total, exponentials)
 
 
 @triton.jit
-def _draw_from_chunks(logits, mask, chunks, draw, i, categories, inner, ONE_SEED: tl.constexpr, CHUNKS: tl.constexpr):
-    """The index drawn from row i, whose chunks have been weighed, its largest logit and its sum of weights."""
+def _load_chunks(chunks, start, count, CHUNKS: tl.constexpr, WITH_EXPONENTIALS: tl.constexpr):
+    k = tl.arange(0, CHUNKS)
+    exponentials = tl.zeros([CHUNKS], tl.float64)
+    if WITH_EXPONENTIALS:
+        exponentials = tl.load(chunks.exponentials + start + k, mask=k < count, other=0.0)
+    return Chunks(
+        tl.load(chunks.largest + start + k, mask=k < count, other=float("-inf")),
+        tl.load(chunks.total + start + k, mask=k < count, other=0),
+        exponentials,
+    )
+
+
+@triton.jit
+def _store_chunks(to, start, count, chunks, CHUNKS: tl.constexpr, WITH_EXPONENTIALS: tl.constexpr):
+    k = tl.arange(0, CHUNKS)
+    tl.store(to.largest + start + k, chunks.largest, mask=k < count)
+    tl.store(to.total + start + k, chunks.total, mask=k < count)
+    if WITH_EXPONENTIALS:
+        tl.store(to.exponentials + start + k, chunks.exponentials, mask=k < count)
+
+
+@triton.jit
+def _draw_from_chunks(
+    logits,
+    mask,
+    chunks,
+    draw,
+    i,
+    categories,
+    inner,
+    ONE_SEED: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WITH_EXPONENTIALS: tl.constexpr,
+):
+    """The index drawn from row i, whose chunks these are, its largest logit, sum of weights and log-sum-exp."""
     k = tl.arange(0, CHUNKS)[None, :]
-    at = i * chunks.count + k
-    largest = tl.load(chunks.largest + at, mask=k < chunks.count, other=float("-inf"))
-    total = tl.load(chunks.total + at, mask=k < chunks.count, other=0)
+    largest, total = chunks.largest[None, :], chunks.total[None, :]
     one_row = i + tl.zeros([1], tl.int64)
     uniform, element_uniform = _uniforms(draw, one_row, one_row >= 0, ONE_SEED)
     chunk, row_largest, _, row_total = _choose_chunk(largest, total, uniform)
@@ -201,16 +259,12 @@ def _draw_from_chunks(logits, mask, chunks, draw, i, categories, inner, ONE_SEED
     weight = contract.weight(value, chosen_largest[:, None])
     element = contract.choose(weight, contract.scale_uniform(element_uniform, chosen_total))
     index = tl.where(row_total > 0, chunk * CHUNK + element, 0)
-    return tl.max(index, 0), contract.largest(row_largest, 0), tl.max(row_total, 0)
-
-
-@triton.jit
-def _long_log_sum_exp_double(logits, mask, i, largest, categories, inner):
-    sums = tl.zeros([CHUNK], tl.float64)
-    for start in range(0, categories, CHUNK):
-        j = start + tl.arange(0, CHUNK)
-        sums += tl.exp(row.load_logits(logits, mask, i, j, j < categories, inner) - largest.to(tl.float64))
-    return largest.to(tl.float64) + tl.log(tl.sum(sums, 0))
+    if WITH_EXPONENTIALS:
+        scale = tl.exp(largest.to(tl.float64) - _finite(row_largest)[:, None])
+        log_sum_exp = _known(row_largest, row_total) + tl.log(tl.sum(chunks.exponentials[None, :] * scale, 1))
+    else:
+        log_sum_exp = _log_sum_exp(row_largest, row_total)
+    return tl.max(index, 0), contract.largest(row_largest, 0), tl.max(row_total, 0), contract.largest(log_sum_exp, 0)
 
 
 @triton.jit
@@ -224,7 +278,7 @@ def _store_dense_chunks(logits, mask, out, i, index, largest, total, log_sum_exp
             probs = tl.exp(x - log_sum_exp)
         else:
             probs = contract.weight(row.draw_value(x), largest) * (1.0 / total.to(tl.float32))
-        _store_dense(out, i * categories + j, inside, j == index, probs)
+        _store_dense(out, i * categories, j, inside, j == index, probs)
 
 
 @triton.jit
@@ -233,9 +287,10 @@ def sample_long_kernel(
     mask: row.Rows,
     draw: Draw,
     out: Drawn,
-    chunks: Chunks,
+    scratch: Chunks,
+    count,
     chunks_per_part,
-    categories,
+    length: row.Multiple,
     inner,
     ONE_SEED: tl.constexpr,
     CHUNKS: tl.constexpr,
@@ -245,23 +300,25 @@ def sample_long_kernel(
     """One row to a program, or a part of its chunks: weighs them, draws, and writes what is dense. A row in parts is
     weighed in one launch and drawn in another, in which each part finds for itself what all need to know.
     """
+    WITH_EXPONENTIALS: tl.constexpr = out.probs is not None and logits.data.dtype.element_ty == tl.float64
+    categories = row.value(length)
     i = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     first = part * chunks_per_part
-    last = tl.minimum(first + chunks_per_part, chunks.count)
+    last = tl.minimum(first + chunks_per_part, count)
     if WEIGHS:
-        _weigh_chunks(logits, mask, chunks, i, first, last, categories, inner)
-    if WEIGHS and DRAWS:
-        tl.debug_barrier()
+        chunks = _weigh_chunks(logits, mask, i, first, last, categories, inner, CHUNKS, WITH_EXPONENTIALS)
+        if not DRAWS:
+            _store_chunks(scratch, i * count + first, last - first, chunks, CHUNKS, WITH_EXPONENTIALS)
+    else:
+        chunks = _load_chunks(scratch, i * count, count, CHUNKS, WITH_EXPONENTIALS)
     if DRAWS:
-        index, largest, total = _draw_from_chunks(logits, mask, chunks, draw, i, categories, inner, ONE_SEED, CHUNKS)
+        index, largest, total, log_sum_exp = _draw_from_chunks(
+            logits, mask, chunks, draw, i, categories, inner, ONE_SEED, CHUNKS, WITH_EXPONENTIALS
+        )
         if part == 0:
             tl.store(out.index + i, index.to(tl.int64))
         if out.probs is not None:
-            if logits.data.dtype.element_ty == tl.float64:
-                log_sum_exp = _long_log_sum_exp_double(logits, mask, i, largest, categories, inner)
-            else:
-                log_sum_exp = _log_sum_exp(largest, total)
             if part == 0:
                 tl.store(out.log_sum_exp + i, log_sum_exp)
             _store_dense_chunks(
@@ -298,41 +355,46 @@ def _launch(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_
     operands = (logits_rows, mask_rows, Draw(seeds, rows // seeds.numel(), offset, row_offset), out)
     one_seed = {"ONE_SEED": seeds.numel() == 1}
     chunks = triton.cdiv(categories, contract.CHUNK.value)
-    packed = row.packed(categories, mask_rows, logits_rows)
-    elements = _ELEMENTS_PER_THREAD
-    if packed:  # taking rows apart needs registers, and as many again to put them together
-        elements = 8 if out.probs is None else max(4, 16 // logits.element_size())
-    tile = launch.tile(categories, elements)
+    tile = launch.tile(categories, launch.elements_per_thread("draw", categories, logits.dtype))
+    length = row.multiple(categories)
     if tile is None or (chunks > 1 and out.probs is None):  # an index needs nothing of the row but the chosen chunk
-        _launch_long(operands, rows, categories, chunks, inner, one_seed, device)
+        _launch_long(operands, rows, length, chunks, inner, one_seed, device)
     elif chunks > 1:
         shape = {"CHUNKS": tile.block // contract.CHUNK.value, **one_seed}
-        launch.run(sample_medium_kernel, (rows,), tile.warps, device, *operands, categories, inner, **shape)
+        launch.run(sample_medium_kernel, (rows,), tile.warps, device, *operands, length, inner, **shape)
     else:
+        packed = row.are_packed(categories, mask_rows, logits_rows)
         shape = {"ROWS": tile.rows, "BLOCK": tile.block, "PACKED": packed, **one_seed}
         grid = (triton.cdiv(rows, tile.rows),)
-        launch.run(sample_short_kernel, grid, tile.warps, device, *operands, rows, categories, inner, **shape)
+        launch.run(sample_short_kernel, grid, tile.warps, device, *operands, rows, length, inner, **shape)
 
 
 def _launch_long(
     operands: tuple[Any, ...],
     rows: int,
-    categories: int,
+    length: row.Multiple,
     count: int,
     inner: int,
     one_seed: dict[str, bool],
     device: torch.device,
 ) -> None:
+    is_double, is_dense = operands[0].data.dtype == torch.float64, operands[-1].probs is not None
     # A chunk at a time. One warp has nothing to wait for, but less to hide latency with.
-    warps = 1 if count <= 16 else 2
-    per_part = launch.blocks_per_part(rows, count, warps, device)
+    warps = (1 if count <= 16 else 2) * (2 if is_double else 1)
+    per_part = min(launch.blocks_per_part(rows, count, warps, device), _MOST_CHUNKS)
     parts = triton.cdiv(count, per_part)
-    largest = torch.empty((rows, count), dtype=torch.float32, device=device)
-    chunks = Chunks(largest, torch.empty((rows, count), dtype=torch.int64, device=device), count)
-    is_dense = operands[-1].probs is not None
+
+    def scratch(dtype: torch.dtype) -> Tensor:
+        return torch.empty((rows, count) if parts > 1 else 0, dtype=dtype, device=device)
+
+    exponentials = scratch(torch.float64) if is_double and is_dense else None
+    chunks = Chunks(scratch(torch.float32), scratch(torch.int64), exponentials)
     for weighs, draws, programs in (
         [(True, True, 1)] if parts == 1 else [(True, False, parts), (False, True, parts if is_dense else 1)]
     ):
-        shape = {"CHUNKS": triton.next_power_of_2(count), "WEIGHS": weighs, "DRAWS": draws, **one_seed}
-        arguments = (*operands, chunks, per_part, categories, inner)
-        launch.run(sample_long_kernel, (rows, programs), warps, device, *arguments, **shape)
+        held = triton.next_power_of_2(count if draws else per_part)
+        # A draw without its weighing has no more to hold of a row than its chunks, and all of them.
+        enough = warps if weighs else max(warps, held // (128 if is_dense else 32))
+        shape = {"CHUNKS": held, "WEIGHS": weighs, "DRAWS": draws, **one_seed}
+        arguments = (*operands, chunks, count, per_part, length, inner)
+        launch.run(sample_long_kernel, (rows, programs), enough, device, *arguments, **shape)

@@ -77,8 +77,7 @@ def _trips(loop: Loop, launch: Launch) -> float:
     elements = [tensor.element_size() for tensor in row_tensors(launch)]
     per_element = sum(elements)
     threads = 32 * launch.warps
-    length = _length(loop, launch)
-    return length / (_bytes(loop, "LDG") * threads / per_element)
+    return _length(launch) / (_bytes(loop, "LDG") * threads / per_element)
 
 
 def row_tensors(launch: Launch) -> list[Any]:
@@ -87,15 +86,14 @@ def row_tensors(launch: Launch) -> list[Any]:
     return [value.data for value in rows if hasattr(value, "category_stride") and value.data is not None]
 
 
-def _length(loop: Loop, launch: Launch) -> int:
+def _length(launch: Launch) -> int:
     """Positions of its row that a program reads in a loop."""
     named = dict(zip(launch.kernel.arg_names, launch.arguments, strict=False))
-    categories = named["categories"]
+    length = named["length"]
+    categories = length.count * length.unit.value
     if "part_size" in named:
         return min(named["part_size"], categories)
-    # Of a draw in parts, each part needs the log-sum-exp of the whole row, which float64 logits are read again for.
-    whole = not launch.constants["WEIGHS"] and not _bytes(loop, "STG")
-    return categories if whole else min(named["chunks_per_part"] * CHUNK, categories)
+    return min(named["chunks_per_part"] * CHUNK, categories)
 
 
 def _of_amd(compiled: Any) -> Figures:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
+
+from ..occupancy import LIMITS
 
 AMD = "gfx942"
 WARP, WAVEFRONT = 32, 64  # lanes, NVIDIA's and AMD's
@@ -48,12 +51,17 @@ class Launch:
 
         gpu = GPUTarget("hip", target, WAVEFRONT) if target == AMD else GPUTarget("cuda", target, WARP)
         backend = make_backend(gpu)
-        options = {"num_warps": self.warps, "enable_fp_fusion": False}  # as launch.run has them
+        options = triton_kernels_launch().options(self.warps, None if target == AMD else resident_threads(target))
         bind = create_function_from_signature(self.kernel.signature, self.kernel.params, backend)
         given = bind(*self.arguments, **self.constants, **options)
         parsed, signature, constants, attributes = self.kernel._pack_args(backend, options, *given)
         source = ASTSource(self.kernel, signature, constants, attributes)
         return compile(source, target=gpu, options=parsed.__dict__)
+
+
+def resident_threads(capability: int) -> int:
+    """The most that one of NVIDIA's multiprocessors holds."""
+    return WARP * LIMITS[divmod(capability, 10)].warps
 
 
 def leaves(values: tuple[Any, ...]) -> Iterator[Any]:
@@ -66,22 +74,24 @@ def leaves(values: tuple[Any, ...]) -> Iterator[Any]:
 
 
 @contextmanager
-def intercepted(on_launch: Callable[[Launch], None], processors: int = 1) -> Iterator[None]:
-    """Hands every launch to a function in place of the device, which has so many multiprocessors."""
+def intercepted(on_launch: Callable[[Launch], None], processors: int | None = None) -> Iterator[None]:
+    """Hands every launch to a function in place of the device, which has so many multiprocessors, or else as few as
+    leave no row shared by several programs.
+    """
     launch = triton_kernels_launch()
 
     def run(kernel: Any, grid: tuple[int, ...], warps: int, device: Any, *arguments: Any, **constants: Any) -> None:
         on_launch(Launch(kernel, grid, warps, arguments, constants))
 
-    before = launch.run, launch.processors
-    launch.run, launch.processors = run, lambda device: processors
-    try:
-        yield
-    finally:
-        launch.run, launch.processors = before
+    with mock.patch.multiple(launch, run=run, processors=lambda device: processors):
+        if processors is None:
+            with mock.patch.object(launch, "blocks_per_part", lambda rows, blocks, warps, device: blocks):
+                yield
+        else:
+            yield
 
 
-def recorded(work: Callable[[], object], processors: int) -> list[Launch]:
+def recorded(work: Callable[[], object], processors: int | None) -> list[Launch]:
     launches: list[Launch] = []
     with intercepted(launches.append, processors):
         work()

@@ -61,13 +61,13 @@ PATHS = {
 
 @dataclass(frozen=True)
 class Specimen:
-    """A path on logits of one shape and dtype, on a device of so many multiprocessors."""
+    """A path on logits of one shape and dtype, on a device of so many multiprocessors (see `intercepted`)."""
 
     path: str
     rows: int
     categories: int
     dtype: torch.dtype = torch.float32
-    processors: int = 132
+    processors: int | None = 132
 
     def __str__(self) -> str:
         return f"{self.path} {self.rows}x{self.categories} {self.dtype_name}"

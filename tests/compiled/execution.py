@@ -81,7 +81,7 @@ def _parsed(text: str) -> ptx.Module:
 
 @contextmanager
 def executed(
-    target: int = 90, *, processors: int = 1, edit: Callable[[str], str] | None = None, check: bool = True
+    target: int = 90, *, processors: int | None = None, edit: Callable[[str], str] | None = None, check: bool = True
 ) -> Iterator[Execution]:
     """Launches in this context run as the PTX for a compute capability, after an edit of its text, on a device of so
     many multiprocessors. With `check`, whatever the interpreter finds wrong is an error.

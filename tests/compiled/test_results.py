@@ -61,10 +61,10 @@ def operands(name):
 
 @pytest.mark.parametrize(("shape", "dtype"), CASES)
 def test_forward(shape, dtype):
-    check_forward(shape, dtype, 1)
+    check_forward(shape, dtype, None)
 
 
-@pytest.mark.parametrize("processors", [1, IN_PARTS], ids=["whole", "in parts"])
+@pytest.mark.parametrize("processors", [None, IN_PARTS], ids=["whole", "in parts"])
 @pytest.mark.parametrize(("shape", "dtype"), [*zip(LONG, [torch.bfloat16, torch.float64], strict=True)])
 def test_forward_of_long_rows(shape, dtype, processors):
     check_forward(shape, dtype, processors)
@@ -95,10 +95,10 @@ def assert_rounded(found, truth, tolerance):
 @pytest.mark.parametrize(("shape", "dtype"), CASES[2:])
 @pytest.mark.parametrize("name", BACKWARDS)
 def test_backward(name, shape, dtype, tau):
-    check_backward(name, shape, dtype, tau, "gh" if tau else "g", 1)
+    check_backward(name, shape, dtype, tau, "gh" if tau else "g", None)
 
 
-@pytest.mark.parametrize("processors", [1, IN_PARTS], ids=["whole", "in parts"])
+@pytest.mark.parametrize("processors", [None, IN_PARTS], ids=["whole", "in parts"])
 @pytest.mark.parametrize(("tau", "gradients"), [(None, "g"), (0.5, "gh")])
 @pytest.mark.parametrize("shape", LONG[:1])
 @pytest.mark.parametrize("name", BACKWARDS)
