@@ -1,6 +1,6 @@
 """The draw, and its dense form. A row of one chunk is held in registers, and so is a longer one that is to be written
-out, as far as it fits there. Else it is read chunk by chunk, and then the chosen chunk once more; where such rows are
-few, several programs share each, in two launches.
+out, where that is cheaper than to read it again. Else it is read chunk by chunk, and then the chosen chunk once more;
+where such rows are few, several programs share each, in two launches.
 """
 
 from typing import Any, NamedTuple
@@ -356,8 +356,11 @@ def _launch(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_
     one_seed = {"ONE_SEED": seeds.numel() == 1}
     chunks = triton.cdiv(categories, contract.CHUNK.value)
     tile = launch.tile(categories, launch.elements_per_thread("draw", categories, logits.dtype))
+    # An index needs nothing of the row again but the chosen chunk. And where elements have two bytes, the instructions
+    # with which many warps hold a row together cost more than reading it again, from the cache.
+    may_read_again = out.probs is None or (chunks > 2 and logits.element_size() == 2)
     length = row.multiple(categories)
-    if tile is None or (chunks > 1 and out.probs is None):  # an index needs nothing of the row but the chosen chunk
+    if tile is None or (chunks > 1 and may_read_again):
         _launch_long(operands, rows, length, chunks, inner, one_seed, device)
     elif chunks > 1:
         shape = {"CHUNKS": tile.block // contract.CHUNK.value, **one_seed}
@@ -379,8 +382,8 @@ def _launch_long(
     device: torch.device,
 ) -> None:
     is_double, is_dense = operands[0].data.dtype == torch.float64, operands[-1].probs is not None
-    # A chunk at a time. One warp has nothing to wait for, but less to hide latency with.
-    warps = (1 if count <= 16 else 2) * (2 if is_double else 1)
+    # A chunk at a time, which one warp does best as long as its registers suffice.
+    warps = (2 if is_dense or count > 32 else 1) * (2 if is_double else 1)
     per_part = min(launch.blocks_per_part(rows, count, warps, device), _MOST_CHUNKS)
     parts = triton.cdiv(count, per_part)
 
