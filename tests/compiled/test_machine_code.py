@@ -33,6 +33,8 @@ CORE = {
 SPILLED = {
     ("reinmax_backward, tau, both 8192x4096 float32", 120): 16,
     ("reinmax_backward, tau, both 8192x4096 bfloat16", 120): 24,
+    ("reinmax_backward, tau, both 8192x32768 bfloat16", 100): 16,
+    ("reinmax_backward, tau, both 4x32768 bfloat16", 80): 12,
 }
 
 
