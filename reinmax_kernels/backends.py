@@ -61,7 +61,12 @@ has_triton = triton_version is not None and (
 
 
 def implementations(name: str, overload: str) -> dict[str, Callable[..., Any]]:
-    """What serves an overload of the op `name`, for each key of the dispatcher that Python serves."""
+    """What serves an overload of the op `name`, for each key of the dispatcher that Python serves.
+
+    Triton's kernels are opaque to `torch.compile`. `torch.library.triton_op` would show it their launches, which it
+    can't fuse with anything, and freeze the tiles, chosen here from sizes and strides, into the graph. What it would
+    save of a call's cost has not been measured on a GPU yet.
+    """
 
     def in_triton(*args: Any) -> Any:  # imported only when it is called: it takes a second
         kernels = importlib.import_module(f"{__package__}.triton_kernels")
