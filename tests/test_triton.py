@@ -88,6 +88,19 @@ def test_short_rows(shape, dtype):
     check_backward("reinmax_backward", shape, dtype, None, "gh")
 
 
+@pytest.mark.parametrize("categories", [5, 1100, 9000])
+def test_double_logits_of_which_single_precision_rounds_the_largest_off(parts, categories):
+    logits = torch.zeros(2, categories, dtype=torch.float64)
+    logits[0, 1], logits[1, -1] = 1e11 + 3000, -1e11 - 3000
+    _, probs, _, log_sum_exp = triton_kernels.sample_dense(logits, seed(), None, 0, 0)
+    assert torch.equal(log_sum_exp, logits.logsumexp(-1))
+    assert torch.allclose(probs, logits.softmax(-1), rtol=1e-14, atol=0)
+
+
+def test_chunks_that_a_row_does_not_have_weigh_nothing(parts):
+    check_forward((2, 17 * 1024), torch.float32, below=200)
+
+
 def test_what_is_loaded_packed():
     tensor = torch.randn(8, 4)
     inner, (rows, no_mask) = row.rows_of(tensor.shape, tensor, None)
@@ -110,8 +123,8 @@ def test_multiples(n, count, unit):
     assert (row.multiple(n).count, row.multiple(n).unit.value) == (count, unit)
 
 
-def check_forward(shape, dtype):
-    logits = (2 * torch.randn(shape)).to(dtype)
+def check_forward(shape, dtype, below=0):
+    logits = (2 * torch.randn(shape) - below).to(dtype)
     logits[0, 1:] = -torch.inf
     expected = REFERENCE["sample_dense"](logits, seed(), None, 3, 7)
     one_hot, probs, index, log_sum_exp = triton_kernels.sample_dense(logits, seed(), None, 3, 7)
@@ -241,11 +254,19 @@ def test_no_rows(shape):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize(
-    ("categories", "dtype"),
-    [*((c, dtype) for c in (1, 7, 64, 1100) for dtype in DTYPES), (17000, torch.float32)],
-)
+@pytest.mark.parametrize("categories", [1, 7, 64, 1100])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_without_a_distribution_disturbs_no_other(categories, dtype, value):
+    check_a_row_without_a_distribution(categories, dtype, value)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(("categories", "dtype"), [(17000, torch.float32), (9000, torch.float64)])
+def test_a_long_row_without_a_distribution_disturbs_no_other(parts, categories, dtype, value):
+    check_a_row_without_a_distribution(categories, dtype, value)
+
+
+def check_a_row_without_a_distribution(categories, dtype, value):
     logits = torch.randn(3, categories).to(dtype)
     clean = triton_kernels.sample_dense(logits, seed(), None, 0, 0)
     spoilt = logits.clone()

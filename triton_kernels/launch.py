@@ -9,7 +9,7 @@ import torch
 import triton
 
 _WARP = 32
-_MOST_WARPS = 32  # of a program
+MOST_WARPS = 16 if torch.version.hip else 32  # of a program: 1024 threads
 _OCCUPYING_WARPS = 32  # of a processor: half of what the largest hold, enough to hide the memory's latency
 _REGISTERS = 65536  # of one of NVIDIA's processors
 
@@ -41,7 +41,7 @@ def tile(categories: int, elements_per_thread: int) -> Tile | None:
     """The tile for rows of so many categories; None where a row does not fit in the registers of one program."""
     block = triton.next_power_of_2(categories)
     warps = max(1, block // (_WARP * elements_per_thread))
-    return Tile(max(1, warps * _WARP * elements_per_thread // block), block, warps) if warps <= _MOST_WARPS else None
+    return Tile(max(1, warps * _WARP * elements_per_thread // block), block, warps) if warps <= MOST_WARPS else None
 
 
 def blocks_per_part(rows: int, blocks: int, warps: int, device: torch.device) -> int:

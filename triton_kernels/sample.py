@@ -36,12 +36,12 @@ class Drawn(NamedTuple):
 
 class Chunks(NamedTuple):
     """Of chunks of a row, or of all rows [N, chunks]: the largest logit and the sum of weights; of float64 logits whose
-    probabilities are wanted, which keep their precision, also the sum of exponentials relative to the largest.
+    probabilities are wanted, which keep their precision, also the log-sum-exp.
     """
 
     largest: Any
     total: Any
-    exponentials: Any
+    log_sum_exp: Any
 
 
 @triton.jit
@@ -55,28 +55,18 @@ def _uniforms(draw, i, here, ONE_SEED: tl.constexpr):
 
 
 @triton.jit
-def _known(largest, total):
-    """The largest logit in float64, or NaN where weights have no sum."""
-    return tl.where(total > 0, largest.to(tl.float64), float("nan"))
-
-
-@triton.jit
-def _finite(largest):
-    """The largest logit in float64, or 0 where all are -inf."""
-    return tl.where(largest > float("-inf"), largest, 0.0).to(tl.float64)
-
-
-@triton.jit
 def _log_sum_exp(largest, total):
     """In float64, from the largest logit and the sum of weights relative to it, scaled by 2**39; NaN for no sum."""
-    return _known(largest, total) + (tl.log(tl.maximum(total, 1).to(tl.float64)) - contract.WEIGHT_BITS * contract.LN_2)
+    known = tl.where(total > 0, largest.to(tl.float64), float("nan"))
+    return known + (tl.log(tl.maximum(total, 1).to(tl.float64)) - contract.WEIGHT_BITS * contract.LN_2)
 
 
 @triton.jit
-def _log_sum_exp_double(x, largest):
-    """The same of float64 logits [R, C], which keep their precision."""
-    largest = largest.to(tl.float64)
-    return largest + tl.log(tl.sum(tl.exp(x - largest[:, None]), 1))
+def _log_sum_exp_double(x, AXIS: tl.constexpr):
+    """Of float64 logits, which keep their precision; -inf where all are."""
+    largest = tl.max(x, AXIS)
+    largest = tl.where(largest > float("-inf"), largest, 0.0)
+    return largest + tl.log(tl.sum(tl.exp(x - tl.expand_dims(largest, AXIS)), AXIS))
 
 
 @triton.jit
@@ -119,7 +109,7 @@ def sample_short_kernel(
     tl.store(out.index + i, index.to(tl.int64), mask=i < rows)
     if out.probs is not None:
         if x.dtype == tl.float64:
-            log_sum_exp = _log_sum_exp_double(x, largest)
+            log_sum_exp = tl.where(total > 0, _log_sum_exp_double(x, 1), float("nan"))
             probs = tl.exp(x - log_sum_exp[:, None])
         else:
             log_sum_exp = _log_sum_exp(row.spread(largest), row.spread(total))
@@ -178,7 +168,8 @@ def sample_medium_kernel(
     tl.store(out.index + i, index.to(tl.int64))
     if out.probs is not None:
         if x.dtype == tl.float64:
-            log_sum_exp = _log_sum_exp_double(tl.reshape(x, [1, CHUNKS * CHUNK]), row_largest)
+            of_row = _log_sum_exp_double(tl.reshape(x, [1, CHUNKS * CHUNK]), 1)
+            log_sum_exp = tl.where(row_total > 0, of_row, float("nan"))
             probs = tl.exp(x - log_sum_exp[:, None])
         else:
             log_sum_exp = _log_sum_exp(row_largest, row_total)
@@ -190,13 +181,13 @@ def sample_medium_kernel(
 
 @triton.jit
 def _weigh_chunks(
-    logits, mask, i, first, last, categories, inner, CHUNKS: tl.constexpr, WITH_EXPONENTIALS: tl.constexpr
+    logits, mask, i, first, last, categories, inner, CHUNKS: tl.constexpr, WITH_LOG_SUM_EXP: tl.constexpr
 ):
     """The chunks [first, last) of row i, in tiles [CHUNKS] that begin with them."""
     k = first + tl.arange(0, CHUNKS)
     largest = tl.full([CHUNKS], float("-inf"), tl.float32)
     total = tl.zeros([CHUNKS], tl.int64)
-    exponentials = tl.zeros([CHUNKS], tl.float64)
+    log_sum_exp = tl.full([CHUNKS], float("-inf"), tl.float64)
     for chunk in range(first, last):
         j = chunk * CHUNK + tl.arange(0, CHUNK)
         x = row.load_logits(logits, mask, i, j, j < categories, inner)
@@ -204,31 +195,31 @@ def _weigh_chunks(
         chunk_largest = contract.largest(value, 0)
         largest = tl.where(k == chunk, chunk_largest, largest)
         total = tl.where(k == chunk, contract.integer_sum(contract.weight(value, chunk_largest), 0), total)
-        if WITH_EXPONENTIALS:
-            exponentials = tl.where(k == chunk, tl.sum(tl.exp(x - _finite(chunk_largest)), 0), exponentials)
-    return Chunks(largest, total, exponentials)
+        if WITH_LOG_SUM_EXP:
+            log_sum_exp = tl.where(k == chunk, _log_sum_exp_double(x, 0), log_sum_exp)
+    return Chunks(largest, total, log_sum_exp)
 
 
 @triton.jit
-def _load_chunks(chunks, start, count, CHUNKS: tl.constexpr, WITH_EXPONENTIALS: tl.constexpr):
+def _load_chunks(chunks, start, count, CHUNKS: tl.constexpr, WITH_LOG_SUM_EXP: tl.constexpr):
     k = tl.arange(0, CHUNKS)
-    exponentials = tl.zeros([CHUNKS], tl.float64)
-    if WITH_EXPONENTIALS:
-        exponentials = tl.load(chunks.exponentials + start + k, mask=k < count, other=0.0)
+    log_sum_exp = tl.full([CHUNKS], float("-inf"), tl.float64)
+    if WITH_LOG_SUM_EXP:
+        log_sum_exp = tl.load(chunks.log_sum_exp + start + k, mask=k < count, other=float("-inf"))
     return Chunks(
         tl.load(chunks.largest + start + k, mask=k < count, other=float("-inf")),
         tl.load(chunks.total + start + k, mask=k < count, other=0),
-        exponentials,
+        log_sum_exp,
     )
 
 
 @triton.jit
-def _store_chunks(to, start, count, chunks, CHUNKS: tl.constexpr, WITH_EXPONENTIALS: tl.constexpr):
+def _store_chunks(to, start, count, chunks, CHUNKS: tl.constexpr, WITH_LOG_SUM_EXP: tl.constexpr):
     k = tl.arange(0, CHUNKS)
     tl.store(to.largest + start + k, chunks.largest, mask=k < count)
     tl.store(to.total + start + k, chunks.total, mask=k < count)
-    if WITH_EXPONENTIALS:
-        tl.store(to.exponentials + start + k, chunks.exponentials, mask=k < count)
+    if WITH_LOG_SUM_EXP:
+        tl.store(to.log_sum_exp + start + k, chunks.log_sum_exp, mask=k < count)
 
 
 @triton.jit
@@ -242,7 +233,7 @@ def _draw_from_chunks(
     inner,
     ONE_SEED: tl.constexpr,
     CHUNKS: tl.constexpr,
-    WITH_EXPONENTIALS: tl.constexpr,
+    WITH_LOG_SUM_EXP: tl.constexpr,
 ):
     """The index drawn from row i, whose chunks these are, its largest logit, sum of weights and log-sum-exp."""
     k = tl.arange(0, CHUNKS)[None, :]
@@ -259,9 +250,9 @@ def _draw_from_chunks(
     weight = contract.weight(value, chosen_largest[:, None])
     element = contract.choose(weight, contract.scale_uniform(element_uniform, chosen_total))
     index = tl.where(row_total > 0, chunk * CHUNK + element, 0)
-    if WITH_EXPONENTIALS:
-        scale = tl.exp(largest.to(tl.float64) - _finite(row_largest)[:, None])
-        log_sum_exp = _known(row_largest, row_total) + tl.log(tl.sum(chunks.exponentials[None, :] * scale, 1))
+    if WITH_LOG_SUM_EXP:
+        of_row = _log_sum_exp_double(chunks.log_sum_exp[None, :], 1)
+        log_sum_exp = tl.where(row_total > 0, of_row, float("nan"))
     else:
         log_sum_exp = _log_sum_exp(row_largest, row_total)
     return tl.max(index, 0), contract.largest(row_largest, 0), tl.max(row_total, 0), contract.largest(log_sum_exp, 0)
@@ -300,21 +291,21 @@ def sample_long_kernel(
     """One row to a program, or a part of its chunks: weighs them, draws, and writes what is dense. A row in parts is
     weighed in one launch and drawn in another, in which each part finds for itself what all need to know.
     """
-    WITH_EXPONENTIALS: tl.constexpr = out.probs is not None and logits.data.dtype.element_ty == tl.float64
+    WITH_LOG_SUM_EXP: tl.constexpr = out.probs is not None and logits.data.dtype.element_ty == tl.float64
     categories = row.value(length)
     i = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     first = part * chunks_per_part
     last = tl.minimum(first + chunks_per_part, count)
     if WEIGHS:
-        chunks = _weigh_chunks(logits, mask, i, first, last, categories, inner, CHUNKS, WITH_EXPONENTIALS)
+        chunks = _weigh_chunks(logits, mask, i, first, last, categories, inner, CHUNKS, WITH_LOG_SUM_EXP)
         if not DRAWS:
-            _store_chunks(scratch, i * count + first, last - first, chunks, CHUNKS, WITH_EXPONENTIALS)
+            _store_chunks(scratch, i * count + first, last - first, chunks, CHUNKS, WITH_LOG_SUM_EXP)
     else:
-        chunks = _load_chunks(scratch, i * count, count, CHUNKS, WITH_EXPONENTIALS)
+        chunks = _load_chunks(scratch, i * count, count, CHUNKS, WITH_LOG_SUM_EXP)
     if DRAWS:
         index, largest, total, log_sum_exp = _draw_from_chunks(
-            logits, mask, chunks, draw, i, categories, inner, ONE_SEED, CHUNKS, WITH_EXPONENTIALS
+            logits, mask, chunks, draw, i, categories, inner, ONE_SEED, CHUNKS, WITH_LOG_SUM_EXP
         )
         if part == 0:
             tl.store(out.index + i, index.to(tl.int64))
@@ -390,14 +381,14 @@ def _launch_long(
     def scratch(dtype: torch.dtype) -> Tensor:
         return torch.empty((rows, count) if parts > 1 else 0, dtype=dtype, device=device)
 
-    exponentials = scratch(torch.float64) if is_double and is_dense else None
-    chunks = Chunks(scratch(torch.float32), scratch(torch.int64), exponentials)
+    log_sum_exp = scratch(torch.float64) if is_double and is_dense else None
+    chunks = Chunks(scratch(torch.float32), scratch(torch.int64), log_sum_exp)
     for weighs, draws, programs in (
         [(True, True, 1)] if parts == 1 else [(True, False, parts), (False, True, parts if is_dense else 1)]
     ):
         held = triton.next_power_of_2(count if draws else per_part)
         # A draw without its weighing has no more to hold of a row than its chunks, and all of them.
-        enough = warps if weighs else max(warps, held // (128 if is_dense else 32))
+        enough = warps if weighs else min(max(warps, held // (128 if is_dense else 32)), launch.MOST_WARPS)
         shape = {"CHUNKS": held, "WEIGHS": weighs, "DRAWS": draws, **one_seed}
         arguments = (*operands, chunks, count, per_part, length, inner)
         launch.run(sample_long_kernel, (rows, programs), enough, device, *arguments, **shape)

@@ -76,7 +76,7 @@ def leaves(values: tuple[Any, ...]) -> Iterator[Any]:
 @contextmanager
 def intercepted(on_launch: Callable[[Launch], None], processors: int | None = None) -> Iterator[None]:
     """Hands every launch to a function in place of the device, which has so many multiprocessors, or else as few as
-    leave no row shared by several programs.
+    leave no row shared by several programs that one can hold.
     """
     launch = triton_kernels_launch()
 

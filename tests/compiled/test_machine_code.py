@@ -74,6 +74,13 @@ def test_half_of_the_threads_are_resident(specimen, target):
     assert min(found.occupancy for _, found in compiled(specimen, target)) >= LEAST_OCCUPANCY
 
 
+@pytest.mark.parametrize("categories", [2**17 + 1, 2**20 + 1, 2**23])
+@pytest.mark.parametrize("path", PATHS)
+def test_no_program_has_more_threads_than_a_block_can_have(path, categories):
+    launches = Specimen(path, 1, categories).launches()
+    assert all(launch.warps <= 32 for launch in launches)
+
+
 def is_aligned(specimen):
     return specimen.categories * specimen.dtype.itemsize % 16 == 0
 
