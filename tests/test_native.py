@@ -118,6 +118,7 @@ def reference_case(dtype: str, categories: int):
     generator = torch.Generator().manual_seed(categories)
     shape = (67, categories)
     logits, g, h = (torch.randn(shape, generator=generator).mul(3).to(DTYPES[dtype]) for _ in range(3))
+    logits[::4] = -logits[::4].abs()  # log-probabilities
     mask = torch.rand(shape, generator=generator) < 0.7
     mask[:, categories // 2] = True
     draws = [reference.sample_dense(logits, torch.tensor([5]), allowed, 1, 2) for allowed in (None, mask)]

@@ -105,32 +105,31 @@ REINMAX_INLINE float largest_float(const float* x, int64_t n) {
   return largest(result);
 }
 
-// The same of bfloat16 or float16, converted only at the end: their bits, as integers, are in the order of the numbers
-// where these are positive, and in the opposite order where they are negative. A NaN is dropped or is the result.
+// One register from `n` elements of two bytes: `better` chooses of any two.
+template <class Element, class Better>
+REINMAX_INLINE Register<Element> fold_halves(const uint16_t* x, int64_t n, Better better) {
+  using Lanes = Register<Element>;
+  constexpr int kLanes = kRegisterLanes<Element>;
+  if (n < kLanes) {
+    Lanes few = Lanes{} + Element(x[0]);
+    std::memcpy(&few, x, n * sizeof(Element));
+    return few;
+  }
+  auto best = load_register<Lanes>(x);
+  for (int64_t i = kLanes; i + kLanes < n; i += kLanes) best = better(load_register<Lanes>(x + i), best);
+  return better(load_register<Lanes>(x + n - kLanes), best);  // the rest, and some again
+}
+
+// The same of bfloat16 or float16, converted only at the end: their bits, as signed integers, are in the order of the
+// numbers where one is positive; where all are negative, in the opposite order. A NaN is dropped or is the result.
 template <class Convert>
 REINMAX_INLINE float largest_half(const uint16_t* x, int64_t n, Convert convert) {
-  using Signed = Register<int16_t>;
-  using Unsigned = Register<uint16_t>;
-  constexpr int kLanes = kRegisterLanes<uint16_t>;
-  Unsigned few = Unsigned{} + x[0];
-  if (n < kLanes) {
-    std::memcpy(&few, x, n * sizeof(uint16_t));
-    x = reinterpret_cast<const uint16_t*>(&few);
-    n = kLanes;
-  }
-  auto largest = load_register<Signed>(x);
-  auto smallest = load_register<Unsigned>(x);
-  const auto see = [&](const uint16_t* from) {
-    const auto bits = load_register<Unsigned>(from);
-    largest = bits_as<Signed>(bits) > largest ? bits_as<Signed>(bits) : largest;
-    smallest = bits < smallest ? bits : smallest;
-  };
-  for (int64_t i = kLanes; i + kLanes < n; i += kLanes) see(x + i);
-  see(x + n - kLanes);  // the rest, and some again
-  const Unsigned result = largest >= 0 ? bits_as<Unsigned>(largest) : smallest;
-  UInt16 halves[2];
-  std::memcpy(halves, &result, sizeof(result));
-  return REINMAX_LEVEL::largest<float>(maximum(convert(halves[0]), convert(halves[1])));
+  constexpr uint16_t kReverse = 0x7FFF;  // the order of signed integers to the opposite one of unsigned integers
+  const auto largest = fold_halves<int16_t>(x, n, [](auto u, auto v) { return u > v ? u : v; });
+  UInt16 bits = smallest_first(bits_as<Register<uint16_t>>(largest) ^ kReverse) ^ kReverse;
+  if (int16_t(bits[0]) < 0)
+    bits = smallest_first(fold_halves<uint16_t>(x, n, [](auto u, auto v) { return u < v ? u : v; }));
+  return convert(bits)[0];
 }
 
 REINMAX_INLINE float largest_of(const Elements<float>& x, int64_t n) {
