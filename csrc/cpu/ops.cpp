@@ -93,8 +93,8 @@ Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
   }
   const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle tensor = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), type,
-                                                         aoti_torch_device_type_cpu(), 0, &tensor));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), type,
+                                                  aoti_torch_device_type_cpu(), 0, &tensor));
   return Tensor(tensor);
 }
 
