@@ -118,8 +118,11 @@ def backward_tile_kernel(
         p = tl.exp((x - tl.max(x, 1)[:, None]) * inverse_tau)
         p = p * (1.0 / tl.sum(p, 1))[:, None]
     is_drawn = j == index[:, None]
-    g_drawn = tl.sum(tl.where(is_drawn, g, 0.0), 1)
-    sums = Sums(g_drawn[:, None], tl.sum(pi * g, 1)[:, None], tl.sum(p * g, 1)[:, None], tl.sum(pi * h, 1)[:, None])
+    if ROWS == 1:  # the same for all threads, where a sum would go through all of them
+        _, g_drawn, _ = _load(up, i[:, None], index[:, None], here[:, None])
+    else:
+        g_drawn = tl.sum(tl.where(is_drawn, g, 0.0), 1)[:, None]
+    sums = Sums(g_drawn, tl.sum(pi * g, 1)[:, None], tl.sum(p * g, 1)[:, None], tl.sum(pi * h, 1)[:, None])
     gradient = GRADIENT(Point(pi, p, g, h, is_drawn), sums, inverse_tau)
     if PACKED:
         row.store_packed(grad_logits_ptr, first, rows, gradient)
@@ -143,6 +146,12 @@ def _combined(part, AXIS: tl.constexpr, inverse_tau):
 
 
 @triton.jit
+def _of_lanes(x):
+    """The sums [LANES] of a block [ACCESSES, LANES, ACCESS]."""
+    return tl.sum(tl.sum(x, 2), 0)
+
+
+@triton.jit
 def _part_of_row(
     up,
     out_ptr,
@@ -156,23 +165,30 @@ def _part_of_row(
     TEMPERED: tl.constexpr,
     AWAY_FROM_DRAWN: tl.constexpr,
     BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
+    ACCESS: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """The sums over categories [first, last) of row i; the gradient there too, where it is known without them."""
-    zeros = tl.zeros([BLOCK], DTYPE)
+    """The sums over categories [first, last) of row i; the gradient there too, where it is known without them. A lane
+    sums what it has of a block, elements of one or more accesses, before it adds that: it holds one of each sum.
+    """
+    ACCESSES: tl.constexpr = BLOCK // (LANES * ACCESS)
+    access = tl.arange(0, ACCESSES)[:, None, None] * LANES + tl.arange(0, LANES)[None, :, None]
+    in_block = access * ACCESS + tl.arange(0, ACCESS)[None, None, :]
+    zeros = tl.zeros([LANES], DTYPE)
     pi_g, pi_h, p, p_g = zeros, zeros, zeros, zeros
-    largest = tl.full([BLOCK], -1.7976931348623157e308 if DTYPE == tl.float64 else -3.4028234663852886e38, DTYPE)
+    largest = tl.full([LANES], -1.7976931348623157e308 if DTYPE == tl.float64 else -3.4028234663852886e38, DTYPE)
     for start in range(first, last, BLOCK):
-        j = start + tl.arange(0, BLOCK)
+        j = start + in_block
         inside = j < last
         x, g, h = _load(up, i, j, inside)
         pi = _probability(x, log_sum_exp)
-        pi_g += pi * g
-        pi_h += pi * h
+        pi_g += _of_lanes(pi * g)
+        pi_h += _of_lanes(pi * h)
         if TEMPERED:  # lane by lane, relative to the largest logit so far
-            larger = tl.maximum(largest, x)
-            scale, e = tl.exp((largest - larger) * inverse_tau), tl.exp((x - larger) * inverse_tau)
-            p, p_g, largest = p * scale + e, p_g * scale + e * g, larger
+            larger = tl.maximum(largest, tl.max(tl.max(x, 2), 0))
+            scale, e = tl.exp((largest - larger) * inverse_tau), tl.exp((x - larger[None, :, None]) * inverse_tau)
+            p, p_g, largest = p * scale + _of_lanes(e), p_g * scale + _of_lanes(e * g), larger
         if AWAY_FROM_DRAWN is not None:
             gradient = AWAY_FROM_DRAWN(pi, g, g_drawn)
             tl.store(out_ptr + i * categories + j, gradient.to(out_ptr.dtype.element_ty), mask=inside)
@@ -232,6 +248,8 @@ def backward_long_kernel(
     GRADIENT: tl.constexpr,
     AWAY_FROM_DRAWN: tl.constexpr,
     BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
+    ACCESS: tl.constexpr,
     PARTS: tl.constexpr,
     SUMS: tl.constexpr,
     WRITES: tl.constexpr,
@@ -265,6 +283,8 @@ def backward_long_kernel(
             TEMPERED,
             AWAY_FROM_DRAWN,
             BLOCK,
+            LANES,
+            ACCESS,
             DTYPE,
         )
         if not WRITES:
@@ -329,6 +349,8 @@ def backward(
     block = _LOOP_WARPS * 32 * elements
     part_size = block * launch.blocks_per_part(rows, triton.cdiv(categories, block), _LOOP_WARPS, device)
     parts = triton.cdiv(categories, part_size)
+    written = [row.Rows(grad_logits, length, row.multiple(0), 1)] if away else []
+    access = row.widest_access(up.logits, up.grad_one_hot, up.grad_probs, *written)
     shape = (5, rows, parts) if parts > 1 else (5, 0)
     partial = Partial(*torch.empty(shape, dtype=accumulated, device=device))
     for sums, writes, programs in (
@@ -349,6 +371,8 @@ def backward(
             GRADIENT=estimator.gradient,
             AWAY_FROM_DRAWN=away,
             BLOCK=block,
+            LANES=_LOOP_WARPS * 32,
+            ACCESS=access,
             PARTS=triton.next_power_of_2(parts),
             SUMS=sums,
             WRITES=writes,

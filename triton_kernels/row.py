@@ -3,6 +3,7 @@
 Logits, mask and gradients come with any strides; what is written is contiguous. Every offset is 64 bits wide.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -66,6 +67,20 @@ def are_packed(categories: int, mask: Rows, *rows: Rows) -> bool:
     """
     lie_packed = all(r.data is None or r[1:] == (multiple(categories), multiple(0), 1) for r in rows)
     return lie_packed and mask.data is None and categories in (2, 4, 8)
+
+
+def widest_access(*rows: Rows) -> int:
+    """How many elements a thread reads or writes at once, of the rows that allow the most: 16 bytes, or as much as they
+    are aligned to.
+    """
+    return max(_access(r) for r in rows if r.data is not None)
+
+
+def _access(rows: Rows) -> int:
+    if rows.category_stride != 1 or rows.data.data_ptr() % 16:
+        return 1
+    strides = (stride.count * stride.unit.value for stride in (rows.outer_stride, rows.inner_stride))
+    return math.gcd(16 // rows.data.element_size(), *strides)
 
 
 def _loops(tensors: list[Tensor], dims: int) -> list[tuple[int, list[int]]]:
