@@ -21,9 +21,13 @@ if not backends.triton_version.startswith(f"{COMPILER}."):
 
 LEAST_OCCUPANCY = 0.5
 UNEVEN = [  # rows of whole 16-byte vectors, but not of 16 elements; long rows that begin anywhere
-    Specimen(path, 8192, categories, dtype)
-    for path in PATHS
-    for categories, dtype in ((1000, torch.float32), (9001, torch.float32), (9001, torch.bfloat16))
+    *(Specimen(path, 8192, 1000) for path in PATHS),
+    *(
+        Specimen(path, 8192, 9001, dtype)
+        for path in PATHS
+        for dtype in (torch.float32, torch.bfloat16)
+        if "backward" in path
+    ),
 ]
 CORE = {
     90: (10, 1000, 32768),
