@@ -129,7 +129,8 @@ def _choose_chunk(largest, total, uniform):
     weights, which is 0 where it has no distribution.
     """
     row_largest = contract.largest(largest, 1)
-    scaled, factor = contract.chunk_weight(total, largest, row_largest[:, None])
+    # As a scalar: beside a [1, 1], the compiler may give each thread all K elements.
+    scaled, factor = contract.chunk_weight(total, largest, contract.largest(row_largest, 0))
     row_total = tl.sum(scaled, 1)
     chunk, _ = contract.first_above(contract.scannable(scaled), contract.scale_uniform(uniform, row_total))
     return chunk, row_largest, factor, row_total
@@ -259,17 +260,34 @@ def _draw_from_chunks(
 
 
 @triton.jit
+def _probability(x, largest, total):
+    """exp(x - largest) / total, where the largest logit weighs 2**39 of the total; NaN for no total. By the hardware's
+    exponential, whose error is far below the rounding of half types.
+    """
+    log2_e = tl.full(x.shape, contract.LOG2_E, tl.float32)
+    log2_total = tl.log2(total.to(tl.float32) * 0.5**contract.WEIGHT_BITS)
+    return tl.exp2(tl.fma(x - largest, log2_e, tl.zeros_like(x) - log2_total))
+
+
+@triton.jit
 def _store_dense_chunks(logits, mask, out, i, index, largest, total, log_sum_exp, first, last, categories, inner):
-    """One-hot and probabilities of the chunks [first, last) of row i, read once more."""
+    """One-hot and probabilities of the chunks [first, last) of row i, read once more: zeros, and then the drawn one,
+    which no other position has to be compared with.
+    """
+    start = i * categories
     for k in range(first, last):
         j = k * CHUNK + tl.arange(0, CHUNK)
         inside = j < categories
         x = row.load_logits(logits, mask, i, j, inside, inner)
         if x.dtype == tl.float64:
             probs = tl.exp(x - log_sum_exp)
+        elif x.dtype == tl.float32:
+            probs = contract.weight(x, largest) * (1.0 / total.to(tl.float32))
         else:
-            probs = contract.weight(row.draw_value(x), largest) * (1.0 / total.to(tl.float32))
-        _store_dense(out, i * categories, j, inside, j == index, probs)
+            probs = _probability(x.to(tl.float32), largest, total)
+        _store_dense(out, start, j, inside, False, probs)
+    tl.debug_barrier()  # what another thread wrote there, as if it were not the drawn category, comes first
+    tl.store(out.one_hot + start + index, 1.0, mask=(first <= index // CHUNK) & (index // CHUNK < last))
 
 
 @triton.jit
