@@ -373,7 +373,7 @@ def backward(
             BLOCK=block,
             LANES=_LOOP_WARPS * 32,
             ACCESS=access,
-            PARTS=triton.next_power_of_2(parts),
+            PARTS=max(triton.next_power_of_2(parts), _LOOP_WARPS * 32),  # so that no two warps load the same
             SUMS=sums,
             WRITES=writes,
         )
