@@ -123,6 +123,23 @@ def test_multiples(n, count, unit):
     assert (row.multiple(n).count, row.multiple(n).unit.value) == (count, unit)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "elements"),
+    [
+        (torch.zeros(2, 3, 16), 4),
+        (torch.zeros(4, 10), 2),
+        (torch.zeros(4, 7), 1),
+        (torch.zeros(65)[1:].view(4, 16), 1),
+        (torch.zeros(4, 32)[:, ::2], 1),
+        (torch.zeros(4, 16).bfloat16(), 8),
+        (torch.zeros(16).expand(4, 16), 4),
+    ],
+)
+def test_the_widest_access(tensor, elements):
+    _, (rows,) = row.rows_of(tensor.shape, tensor)
+    assert row.widest_access(rows, row.NO_ROWS) == elements
+
+
 def check_forward(shape, dtype, below=0):
     logits = (2 * torch.randn(shape) - below).to(dtype)
     logits[0, 1:] = -torch.inf
