@@ -18,10 +18,11 @@ install: .venv/installed
 bench: install
 	$(BIN)/python -m bench
 
-# Triton's kernels are interpreted in the first run and compiled in the second.
+# Triton's kernels are interpreted in the first run and compiled in the second. More processes would want much memory.
+test: WORKERS := -n auto --maxprocesses 4 --dist worksteal
 test: install
-	$(BIN)/python -m pytest
-	TRITON_INTERPRET=0 $(BIN)/python -m pytest tests/compiled -m 'not slow'
+	$(BIN)/python -m pytest $(WORKERS)
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest $(WORKERS) tests/compiled -m 'not slow'
 
 lint: install
 	$(BIN)/ruff check .
