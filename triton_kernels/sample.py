@@ -224,39 +224,12 @@ def _store_chunks(to, start, count, chunks, CHUNKS: tl.constexpr, WITH_LOG_SUM_E
 
 
 @triton.jit
-def _draw_from_chunks(
-    logits,
-    mask,
-    chunks,
-    draw,
-    i,
-    categories,
-    inner,
-    ONE_SEED: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    WITH_LOG_SUM_EXP: tl.constexpr,
-):
-    """The index drawn from row i, whose chunks these are, its largest logit, sum of weights and log-sum-exp."""
-    k = tl.arange(0, CHUNKS)[None, :]
-    largest, total = chunks.largest[None, :], chunks.total[None, :]
-    one_row = i + tl.zeros([1], tl.int64)
-    uniform, element_uniform = _uniforms(draw, one_row, one_row >= 0, ONE_SEED)
-    chunk, row_largest, _, row_total = _choose_chunk(largest, total, uniform)
-    chunk = tl.where(row_total > 0, chunk, 0)
-    is_chosen = k == chunk[:, None]
-    chosen_largest = tl.max(tl.where(is_chosen, largest, float("-inf")), 1)
-    chosen_total = tl.sum(tl.where(is_chosen, total, 0), 1)
-    j = chunk[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
+def _draw_from_chunk(logits, mask, i, chunk, largest, target, categories, inner):
+    """The index in row i of the chunk's first element whose prefix sum of weights exceeds the target [1]."""
+    j = chunk * CHUNK + tl.arange(0, CHUNK)[None, :]
     value = row.draw_value(row.load_logits(logits, mask, i, j, j < categories, inner))
-    weight = contract.weight(value, chosen_largest[:, None])
-    element = contract.choose(weight, contract.scale_uniform(element_uniform, chosen_total))
-    index = tl.where(row_total > 0, chunk * CHUNK + element, 0)
-    if WITH_LOG_SUM_EXP:
-        of_row = _log_sum_exp_double(chunks.log_sum_exp[None, :], 1)
-        log_sum_exp = tl.where(row_total > 0, of_row, float("nan"))
-    else:
-        log_sum_exp = _log_sum_exp(row_largest, row_total)
-    return tl.max(index, 0), contract.largest(row_largest, 0), tl.max(row_total, 0), contract.largest(log_sum_exp, 0)
+    element = contract.choose(contract.weight(value, largest), target)
+    return chunk * CHUNK + tl.max(element, 0)
 
 
 @triton.jit
@@ -270,13 +243,15 @@ def _probability(x, largest, total):
 
 
 @triton.jit
-def _store_dense_chunks(logits, mask, out, i, index, largest, total, log_sum_exp, first, last, categories, inner):
-    """One-hot and probabilities of the chunks [first, last) of row i, read once more: zeros, and then the drawn one,
-    which no other position has to be compared with.
+def _store_dense_chunks(
+    logits, mask, out, i, largest, total, log_sum_exp, first, last, categories, inner, BLOCK: tl.constexpr
+):
+    """Probabilities of the chunks [first, last) of row i, read once more, and a one-hot that is still to get its one,
+    with which no other position has to be compared.
     """
     start = i * categories
-    for k in range(first, last):
-        j = k * CHUNK + tl.arange(0, CHUNK)
+    for block in range(first * CHUNK, last * CHUNK, BLOCK):
+        j = block + tl.arange(0, BLOCK)
         inside = j < categories
         x = row.load_logits(logits, mask, i, j, inside, inner)
         if x.dtype == tl.float64:
@@ -286,8 +261,6 @@ def _store_dense_chunks(logits, mask, out, i, index, largest, total, log_sum_exp
         else:
             probs = _probability(x.to(tl.float32), largest, total)
         _store_dense(out, start, j, inside, False, probs)
-    tl.debug_barrier()  # what another thread wrote there, as if it were not the drawn category, comes first
-    tl.store(out.one_hot + start + index, 1.0, mask=(first <= index // CHUNK) & (index // CHUNK < last))
 
 
 @triton.jit
@@ -303,11 +276,13 @@ def sample_long_kernel(
     inner,
     ONE_SEED: tl.constexpr,
     CHUNKS: tl.constexpr,
+    BLOCK: tl.constexpr,
     WEIGHS: tl.constexpr,
     DRAWS: tl.constexpr,
 ):
     """One row to a program, or a part of its chunks: weighs them, draws, and writes what is dense. A row in parts is
-    weighed in one launch and drawn in another, in which each part finds for itself what all need to know.
+    weighed in one launch and drawn in another, in which each part finds the row's sums for itself, and the chosen
+    chunk; the part that has that chunk draws from it.
     """
     WITH_LOG_SUM_EXP: tl.constexpr = out.probs is not None and logits.data.dtype.element_ty == tl.float64
     categories = row.value(length)
@@ -322,17 +297,32 @@ def sample_long_kernel(
     else:
         chunks = _load_chunks(scratch, i * count, count, CHUNKS, WITH_LOG_SUM_EXP)
     if DRAWS:
-        index, largest, total, log_sum_exp = _draw_from_chunks(
-            logits, mask, chunks, draw, i, categories, inner, ONE_SEED, CHUNKS, WITH_LOG_SUM_EXP
-        )
-        if part == 0:
-            tl.store(out.index + i, index.to(tl.int64))
+        one_row = i + tl.zeros([1], tl.int64)
+        uniform, element_uniform = _uniforms(draw, one_row, one_row >= 0, ONE_SEED)
+        chosen, row_largest, _, row_total = _choose_chunk(chunks.largest[None, :], chunks.total[None, :], uniform)
+        largest, total = contract.largest(row_largest, 0), tl.max(row_total, 0)
+        chunk = tl.where(total > 0, tl.max(chosen, 0), 0)
+        is_chosen = tl.arange(0, CHUNKS) == chunk
+        chunk_largest = tl.max(tl.where(is_chosen, chunks.largest, float("-inf")), 0)
+        chunk_total = tl.sum(tl.where(is_chosen, chunks.total, 0), 0)
+        target = contract.scale_uniform(element_uniform, chunk_total)
+        target = tl.where(total > 0, target, -1)  # which all sums exceed: index 0
+        if WITH_LOG_SUM_EXP:
+            log_sum_exp = tl.where(total > 0, _log_sum_exp_double(chunks.log_sum_exp, 0), float("nan"))
+        else:
+            log_sum_exp = contract.largest(_log_sum_exp(row_largest, row_total), 0)
         if out.probs is not None:
             if part == 0:
                 tl.store(out.log_sum_exp + i, log_sum_exp)
             _store_dense_chunks(
-                logits, mask, out, i, index, largest, total, log_sum_exp, first, last, categories, inner
+                logits, mask, out, i, largest, total, log_sum_exp, first, last, categories, inner, BLOCK
             )
+            tl.debug_barrier()  # of the one-hot, the zero that another thread wrote comes before the one
+        if (first <= chunk) & (chunk < last):
+            index = _draw_from_chunk(logits, mask, i, chunk, chunk_largest, target, categories, inner)
+            tl.store(out.index + i, index.to(tl.int64))
+            if out.probs is not None:
+                tl.store(out.one_hot + i * categories + index, 1.0)
 
 
 def sample(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int) -> Tensor:
@@ -401,12 +391,37 @@ def _launch_long(
 
     log_sum_exp = scratch(torch.float64) if is_double and is_dense else None
     chunks = Chunks(scratch(torch.float32), scratch(torch.int64), log_sum_exp)
-    for weighs, draws, programs in (
-        [(True, True, 1)] if parts == 1 else [(True, False, parts), (False, True, parts if is_dense else 1)]
-    ):
-        held = triton.next_power_of_2(count if draws else per_part)
-        # A draw without its weighing has no more to hold of a row than its chunks, and all of them.
-        enough = warps if weighs else min(max(warps, held // (128 if is_dense else 32)), launch.MOST_WARPS)
-        shape = {"CHUNKS": held, "WEIGHS": weighs, "DRAWS": draws, **one_seed}
+
+    def run(weighs: bool, draws: bool, per_part: int, held: int, warps: int, block: int = contract.CHUNK.value) -> None:
+        shape = {"CHUNKS": triton.next_power_of_2(held), "BLOCK": block, "WEIGHS": weighs, "DRAWS": draws, **one_seed}
         arguments = (*operands, chunks, count, per_part, length, inner)
-        launch.run(sample_long_kernel, (rows, programs), enough, device, *arguments, **shape)
+        launch.run(sample_long_kernel, (rows, triton.cdiv(count, per_part)), warps, device, *arguments, **shape)
+
+    if parts == 1:
+        run(True, True, count, count, warps)
+        return
+    run(True, False, per_part, per_part, warps)
+    if is_dense:
+        at_once, warps = _dense_draw(operands[0].data, chunks, count, per_part, warps)
+        per_part = at_once * launch.blocks_per_part(rows, triton.cdiv(count, at_once), warps, device)
+        run(False, True, per_part, max(count, 32 * warps), warps, at_once * contract.CHUNK.value)
+    else:  # no more to hold of a row than its chunks
+        enough = min(max(warps, triton.next_power_of_2(count) // 32), launch.MOST_WARPS)
+        run(False, True, count, count, enough)
+
+
+def _dense_draw(logits: Tensor, chunks: Chunks, count: int, weighed: int, warps: int) -> tuple[int, int]:
+    """How many chunks a program takes at once to draw a dense row in parts, and with how many warps, after so many
+    chunks to a part were weighed by so many warps. Each part reads what is known of all chunks: programs of more warps
+    are fewer parts, and a thread has less of that to hold.
+    """
+    warps *= 2 if logits.dtype == torch.float64 else 1
+    known = sum(each.element_size() for each in chunks if each is not None)
+    moved = 4 * contract.CHUNK.value * logits.element_size()  # logits are read twice, and two such tensors written
+    most_parts = moved // (64 * known)  # so that what is known is 1/64 of that, or less
+    at_once = max(
+        triton.next_power_of_2(triton.cdiv(count, weighed * most_parts)),
+        triton.next_power_of_2(count) // (32 * warps),  # a thread holds one chunk's
+    )
+    at_once = min(at_once, launch.MOST_WARPS // warps)
+    return at_once, at_once * warps

@@ -101,9 +101,9 @@ class Specimen:
         return self.rows * (passes * self.categories * self.dtype.itemsize + state)
 
     def chosen_chunk_bytes(self, launched: Sequence[Launch]) -> int:
-        """What is read of a row once more to draw from its chosen chunk, by each program that draws."""
-        draws = [each for each in launched if each.name == "sample_long_kernel" and each.constants["DRAWS"]]
-        return sum(each.programs for each in draws) * CHUNK * self.dtype.itemsize
+        """What is read of the rows once more to draw from the chosen chunk of each."""
+        draws = any(each.name == "sample_long_kernel" for each in launched)
+        return self.rows * CHUNK * self.dtype.itemsize if draws else 0
 
 
 def is_on_chip(launched: Sequence[Launch]) -> bool:

@@ -108,7 +108,7 @@ def threads_share(launch, specimen):
     """Bytes of one tensor that a thread moves of each block, the least of what a launch reads at a time."""
     block = launch.constants.get("BLOCK", 1024) * launch.constants.get("ROWS", 1) * launch.constants.get("CHUNKS", 1)
     if launch.name == "sample_long_kernel":
-        block = 1024
+        block = launch.constants["BLOCK"]
     return block // (32 * launch.warps) * specimen.dtype.itemsize
 
 
