@@ -349,7 +349,7 @@ def backward(
     block = _LOOP_WARPS * 32 * elements
     part_size = block * launch.blocks_per_part(rows, triton.cdiv(categories, block), _LOOP_WARPS, device)
     parts = triton.cdiv(categories, part_size)
-    written = [row.Rows(grad_logits, length, row.multiple(0), 1)] if away else []
+    written = [row.contiguous(grad_logits)] if away else []
     access = row.widest_access(up.logits, up.grad_one_hot, up.grad_probs, *written)
     shape = (5, rows, parts) if parts > 1 else (5, 0)
     partial = Partial(*torch.empty(shape, dtype=accumulated, device=device))

@@ -61,6 +61,11 @@ def rows_of(shape: torch.Size, *tensors: Tensor | None) -> tuple[int, list[Rows]
     ]
 
 
+def contiguous(tensor: Tensor) -> Rows:
+    """The rows of a contiguous tensor."""
+    return Rows(tensor, multiple(tensor.shape[-1]), multiple(0), 1)
+
+
 def are_packed(categories: int, mask: Rows, *rows: Rows) -> bool:
     """Whether to load rows across their boundaries: they lie one after the other, without a mask, and some are shorter
     than a thread's access. Other lengths would have to be moved between threads, which costs more than narrow accesses.

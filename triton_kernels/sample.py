@@ -355,9 +355,12 @@ def _launch(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_
     one_seed = {"ONE_SEED": seeds.numel() == 1}
     chunks = triton.cdiv(categories, contract.CHUNK.value)
     tile = launch.tile(categories, launch.elements_per_thread("draw", categories, logits.dtype))
-    # An index needs nothing of the row again but the chosen chunk. And where elements have two bytes, the instructions
-    # with which many warps hold a row together cost more than reading it again, from the cache.
-    may_read_again = out.probs is None or (chunks > 2 and logits.element_size() == 2)
+    # An index needs nothing of the row again but the chosen chunk. And where elements have two bytes, or are accessed
+    # narrowly, the instructions with which many warps hold a row together cost more than to read it again, from the
+    # cache.
+    may_read_again = (
+        out.probs is None or (chunks > 2 and logits.element_size() == 2) or _is_narrow(logits_rows, out.probs)
+    )
     length = row.multiple(categories)
     if tile is None or (chunks > 1 and may_read_again):
         _launch_long(operands, rows, length, chunks, inner, one_seed, device)
@@ -397,17 +400,24 @@ def _launch_long(
         arguments = (*operands, chunks, count, per_part, length, inner)
         launch.run(sample_long_kernel, (rows, triton.cdiv(count, per_part)), warps, device, *arguments, **shape)
 
+    # What is written goes block by block, of half a chunk where each access needs an address and a mask of its own.
+    block = contract.CHUNK.value // (2 if is_dense and _is_narrow(operands[0], operands[-1].probs) else 1)
     if parts == 1:
-        run(True, True, count, count, warps)
+        run(True, True, count, count, warps, block)
         return
     run(True, False, per_part, per_part, warps)
     if is_dense:
         at_once, warps = _dense_draw(operands[0].data, chunks, count, per_part, warps)
         per_part = at_once * launch.blocks_per_part(rows, triton.cdiv(count, at_once), warps, device)
-        run(False, True, per_part, max(count, 32 * warps), warps, at_once * contract.CHUNK.value)
+        run(False, True, per_part, max(count, 32 * warps), warps, at_once * block)
     else:  # no more to hold of a row than its chunks
         enough = min(max(warps, triton.next_power_of_2(count) // 32), launch.MOST_WARPS)
         run(False, True, count, count, enough)
+
+
+def _is_narrow(logits: row.Rows, probs: Tensor) -> bool:
+    """Whether dense rows are read and written fewer than 16 bytes at a time: they begin anywhere."""
+    return row.widest_access(logits, row.contiguous(probs)) < 16 // probs.element_size()
 
 
 def _dense_draw(logits: Tensor, chunks: Chunks, count: int, weighed: int, warps: int) -> tuple[int, int]:
