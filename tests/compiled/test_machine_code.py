@@ -25,6 +25,11 @@ UNEVEN = [  # rows of whole 16-byte vectors, but not of 16 elements; long rows t
     *(Specimen(path, 8192, 9001, dtype) for path in PATHS for dtype in (torch.float32, torch.bfloat16)),
     *(Specimen("sample_dense", 8192, categories) for categories in (2047, 9002)),
 ]
+LONGEST = [  # one row by itself and others beside it, of whose 1024 chunks all is known to each program that draws
+    Specimen("sample_dense", rows, 2**20, dtype)
+    for rows in (1, 16)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64)
+]
 CORE = {
     90: (10, 1000, 32768),
     80: (1024,),
@@ -39,7 +44,7 @@ def is_core(specimen, target):
 
 
 def specimens():
-    everywhere = [*all_specimens([torch.float32, torch.bfloat16]), *UNEVEN]
+    everywhere = [*all_specimens([torch.float32, torch.bfloat16]), *UNEVEN, *LONGEST]
     yield from itertools.product(everywhere, TARGETS)
     yield from itertools.product(all_specimens([torch.float16, torch.float64]), [90])
 
