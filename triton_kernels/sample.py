@@ -400,15 +400,17 @@ def _launch_long(
         arguments = (*operands, chunks, count, per_part, length, inner)
         launch.run(sample_long_kernel, (rows, triton.cdiv(count, per_part)), warps, device, *arguments, **shape)
 
-    # What is written goes block by block, of half a chunk where each access needs an address and a mask of its own.
-    block = contract.CHUNK.value // (2 if is_dense and _is_narrow(operands[0], operands[-1].probs) else 1)
+    # What is written goes block by block: a chunk, or half of it where a thread would need too many registers, for an
+    # address and a mask of each access, or for doubles in programs so wide that no target leaves them more than 64.
+    half, is_narrow = contract.CHUNK.value // 2, is_dense and _is_narrow(operands[0], operands[-1].probs)
     if parts == 1:
-        run(True, True, count, count, warps, block)
+        run(True, True, count, count, warps, half if is_narrow else 2 * half)
         return
     run(True, False, per_part, per_part, warps)
     if is_dense:
         at_once, warps = _dense_draw(operands[0].data, chunks, count, per_part, warps)
         per_part = at_once * launch.blocks_per_part(rows, triton.cdiv(count, at_once), warps, device)
+        block = half if is_narrow or (is_double and warps > 8) else 2 * half
         run(False, True, per_part, max(count, 32 * warps), warps, at_once * block)
     else:  # no more to hold of a row than its chunks
         enough = min(max(warps, triton.next_power_of_2(count) // 32), launch.MOST_WARPS)
@@ -425,7 +427,6 @@ def _dense_draw(logits: Tensor, chunks: Chunks, count: int, weighed: int, warps:
     chunks to a part were weighed by so many warps. Each part reads what is known of all chunks: programs of more warps
     are fewer parts, and a thread has less of that to hold.
     """
-    warps *= 2 if logits.dtype == torch.float64 else 1
     known = sum(each.element_size() for each in chunks if each is not None)
     moved = 4 * contract.CHUNK.value * logits.element_size()  # logits are read twice, and two such tensors written
     most_parts = moved // (64 * known)  # so that what is known is 1/64 of that, or less
