@@ -5,9 +5,9 @@
 #include <atomic>
 #include <cstdint>
 
-namespace reinmax_kernels::cpu {
+#include "dtype.h"
 
-enum class DType { kFloat16, kBFloat16, kFloat32, kFloat64, kBool };
+namespace reinmax_kernels::cpu {
 
 // Rows of a strided tensor [..., C]. Leading dimensions that step evenly are merged, innermost first, so that
 // contiguous rows have one; a dimension that is broadcast has stride 0. No data: every element is 0.

@@ -1,0 +1,77 @@
+// How kernels are launched: errors, the device's size, and from a dtype at run time to a type.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <atomic>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "cuda/kernels.h"
+
+namespace reinmax_kernels::cuda {
+
+constexpr int kWarp = 32;
+constexpr int kOccupyingWarps = 32;  // of a processor: half of what the largest hold, enough to hide memory's latency
+constexpr int kMostDevices = 64;     // whose size is remembered
+
+inline void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// Of the current device.
+inline int processors() {
+  static std::atomic<int> known[kMostDevices];  // 0: not yet
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  if (device < kMostDevices) count = known[device].load(std::memory_order_relaxed);
+  if (count == 0) {
+    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+    if (device < kMostDevices) known[device].store(count, std::memory_order_relaxed);
+  }
+  return count;
+}
+
+constexpr int64_t ceil_divide(int64_t n, int64_t d) { return (n + d - 1) / d; }
+
+constexpr int64_t size_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
+
+constexpr int next_power_of_two(int64_t n) {
+  int power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+
+// Of the `blocks` that a long row is read in, how many a thread block of so many warps takes: all of them, unless rows
+// are too few to occupy the device.
+inline int64_t blocks_per_part(int64_t rows, int64_t blocks, int warps) {
+  const int64_t wanted = ceil_divide(int64_t{kOccupyingWarps} * processors(), warps);
+  const int64_t parts = ceil_divide(wanted, rows);
+  return ceil_divide(blocks, parts < blocks ? parts : blocks);
+}
+
+// Launches on a stream. Grids stay below 2^31 blocks in x, of which launchers take as many as rows need.
+template <class... Parameters>
+void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, Stream stream,
+            const std::common_type_t<Parameters>&... arguments) {
+  kernel<<<grid, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
+  check(cudaGetLastError(), "kernel launch");
+}
+
+// Calls body(T{}) with the type of the elements.
+template <class Body>
+void dispatch(DType dtype, Body body) {
+  switch (dtype) {
+    case DType::kFloat16: return body(__half{});
+    case DType::kBFloat16: return body(__nv_bfloat16{});
+    case DType::kFloat32: return body(float{});
+    case DType::kFloat64: return body(double{});
+    case DType::kBool: break;
+  }
+  throw std::invalid_argument("expected floating-point logits");
+}
+
+}  // namespace reinmax_kernels::cuda
