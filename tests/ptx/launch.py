@@ -21,12 +21,13 @@ class Buffer:
     """An array in global memory.
 
     array: C-contiguous; holds what the kernel leaves there after the launch.
-    initialized: without it the kernel has to write what it reads.
+    initialized: whether it holds something, or which of its bytes do; the kernel has to write the others before it
+        reads them. After the launch: which do now.
     offset: bytes by which the address misses the alignment of an allocation.
     """
 
     array: np.ndarray
-    initialized: bool = True
+    initialized: bool | np.ndarray = True
     offset: int = 0
 
     def __post_init__(self):
@@ -43,6 +44,7 @@ def launch(
     block: tuple[int, ...],
     arguments: Sequence[Argument],
     *,
+    memory: Sequence[Buffer] = (),
     shared_bytes: int = 0,
     races: bool = True,
     check: bool = True,
@@ -53,6 +55,7 @@ def launch(
     arguments: one a parameter. Arrays and buffers lie in global memory for the launch and are updated in place; the
         same array twice is one place in memory. NumPy scalars have the parameter's size; a struct is its bytes.
         bfloat16 is uint16.
+    memory: what pointers in structs lead to. These buffers lie at the addresses that their arrays have in NumPy.
     shared_bytes: dynamic shared memory.
     races: whether to look for data races, which takes about as long as all the rest.
     check: raise `LaunchError` if there is any issue. Without it they are in the report alone.
@@ -61,7 +64,7 @@ def launch(
     """
     threads = Threads(grid, block)
     _check_block(function, threads)
-    layout = _GlobalMemory(function, arguments)
+    layout = _GlobalMemory(function, arguments, memory)
     unit = _smallest_access(function)
     with np.errstate(all="ignore"):
         machine = Machine(function, threads, layout.allocations, shared_bytes, unit, races)
@@ -101,9 +104,9 @@ def _smallest_access(function: Function) -> int:
 class _GlobalMemory:
     """Where the buffers among the arguments and the module's variables lie."""
 
-    def __init__(self, function: Function, arguments: Sequence[Argument]):
+    def __init__(self, function: Function, arguments: Sequence[Argument], memory: Sequence[Buffer]):
         self.allocations: list[Allocation] = []
-        self.buffers: dict[int, Buffer] = {}  # by address
+        self.buffers: dict[int, Buffer] = {}  # by their addresses
         self.next_address = FIRST_GLOBAL_ADDRESS
         for variable in function.module_variables.values():
             if variable.space == "global":
@@ -115,6 +118,11 @@ class _GlobalMemory:
                 self._refuse_overlap(argument.array)
                 address = self._allocate(f"argument {number}", argument.array.nbytes, argument.offset)
                 self.buffers[address] = argument
+        for number, buffer in enumerate(memory):
+            self._refuse_overlap(buffer.array)
+            address = buffer.array.ctypes.data
+            self.allocations.append(Allocation(f"memory {number}", address, buffer.array.nbytes))
+            self.buffers[address] = buffer
 
     def _allocate(self, name: str, size: int, offset: int) -> int:
         address = self.next_address + offset
@@ -141,13 +149,14 @@ class _GlobalMemory:
 
     def copy_in(self, machine: Machine) -> None:
         for address, buffer in self.buffers.items():
-            if buffer.initialized:
-                machine.memory.spaces["global"].fill(address, _as_bytes(buffer.array))
+            machine.memory.spaces["global"].fill(address, _as_bytes(buffer.array), buffer.initialized)
 
     def copy_out(self, machine: Machine) -> None:
+        space = machine.memory.spaces["global"]
         for address, buffer in self.buffers.items():
+            buffer.initialized = space.written_at(address, buffer.array.nbytes)
             if buffer.array.flags.writeable:
-                _as_bytes(buffer.array)[:] = machine.memory.spaces["global"].bytes_at(address, buffer.array.nbytes)
+                _as_bytes(buffer.array)[:] = space.bytes_at(address, buffer.array.nbytes)
 
 
 def _as_bytes(array: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ GUARD = 4096  # bytes behind it that belong to nobody
 # Where generic addresses of a state space begin. Everything below is global memory, whose addresses are generic ones.
 WINDOWS = {"shared": 0x7000_0000_0000, "local": 0x7100_0000_0000, "const": 0x7200_0000_0000, "param": 0x7300_0000_0000}
 WINDOW_BYTES = 1 << 40
-FIRST_GLOBAL_ADDRESS = 1 << 20
+FIRST_GLOBAL_ADDRESS = 1 << 20  # of those buffers whose address is left to the launch
 
 ReportIssue = Callable[[Kind, str], None]
 
@@ -42,8 +42,8 @@ class Space:
         self.allocations = sorted(allocations, key=lambda each: each.start)
         self.starts = np.array([each.start for each in self.allocations], np.int64)
         self.ends = np.array([each.start + each.size for each in self.allocations], np.int64)
-        self.base = FIRST_GLOBAL_ADDRESS if name == "global" else 0
-        self.stride = -(-(int(self.ends[-1]) - self.base) // 32) * 32 if allocations else 0
+        self.places, size = self._lay_out()
+        self.stride = -(-size // 32) * 32
         self.segment = {"shared": threads.block_of, "local": threads.everyone.numbers}.get(name)
         segments = {"shared": threads.blocks, "local": threads.count}.get(name, 1)
         self.data = np.zeros(segments * self.stride, np.uint8)
@@ -51,20 +51,42 @@ class Space:
         self.read_only = name in ("const", "param")
         self.races: RaceDetector | None = None
 
+    def _lay_out(self) -> tuple[np.ndarray, int]:
+        """Where in `data` each allocation begins, aligned as its address is, and where the last ends."""
+        places, end = [], 0
+        for each in self.allocations:
+            places.append(-(-end // ALIGNMENT) * ALIGNMENT + each.start % ALIGNMENT)
+            end = places[-1] + each.size
+        return np.array(places, np.int64), end
+
     def watch_races(self, clocks: Clocks) -> None:
         self.races = RaceDetector(len(self.written), clocks, self._report_race)
 
     def _report_race(self, what: str, thread: int) -> None:
         self.report(Kind.DATA_RACE, f"{self.name} memory: {what}; {self.threads.describe(thread)}")
 
-    def fill(self, address: int, data: np.ndarray) -> None:
-        """Writes initial bytes, from outside of the kernel."""
-        start = address - self.base
+    def fill(self, address: int, data: np.ndarray, which: bool | np.ndarray = True) -> None:
+        """Sets bytes from outside of the kernel, and which of them hold something."""
+        start = self._place(address)
         self.data[start : start + len(data)] = data
-        self.written[start // self.unit : -(-(start + len(data)) // self.unit)] = True
+        first, behind = start // self.unit, -(-(start + len(data)) // self.unit)
+        held = np.zeros((behind - first) * self.unit, bool)
+        held[start - first * self.unit :][: len(data)] = which
+        self.written[first:behind] = held.reshape(-1, self.unit).any(axis=1)
 
     def bytes_at(self, address: int, size: int) -> np.ndarray:
-        return self.data[address - self.base : address - self.base + size]
+        start = self._place(address)
+        return self.data[start : start + size]
+
+    def written_at(self, address: int, size: int) -> np.ndarray:
+        """Which of these bytes hold something."""
+        start = self._place(address)
+        first, behind = start // self.unit, -(-(start + size) // self.unit)
+        return np.repeat(self.written[first:behind], self.unit)[start - first * self.unit :][:size]
+
+    def _place(self, address: int) -> int:
+        number = int(np.searchsorted(self.starts, address, "right")) - 1
+        return address - int(self.starts[number]) + int(self.places[number])
 
     def place(self, addresses: np.ndarray, size: int, active: Active) -> np.ndarray:
         """Where in `data` each thread's access begins, once it is known to be allowed."""
@@ -77,7 +99,7 @@ class Space:
         if not inside.all():
             lane = np.flatnonzero(~inside)[0]
             raise Fault(Kind.OUT_OF_BOUNDS, self._describe(addresses[lane], size, active.numbers[lane]))
-        places -= self.base
+        places += (self.places - self.starts)[allocation]
         if self.segment is not None:
             places += self.segment[active.index] * self.stride
         return places

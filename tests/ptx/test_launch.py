@@ -99,3 +99,39 @@ def test_empty_arrays():
     x = np.zeros(0, np.uint32)
     run("setp.ge.u32 %p1, %r0, 0; @%p1 ret; ld.global.u32 %r2, [%rd0];", x)
     assert run("ld.global.u32 %r2, [%rd0];", x, check=False).kinds == {Kind.OUT_OF_BOUNDS}
+
+
+# Structs of pointers.
+
+STRUCT = """.entry k(.param .align 8 .b8 s[24]) {
+    .reg .b32 %r<4>; .reg .b64 %rd<4>;
+    ld.param.u64 %rd0, [s+8]; ld.param.u64 %rd1, [s+16]; mov.u32 %r0, %tid.x;
+    mad.wide.u32 %rd2, %r0, 4, %rd0; mad.wide.u32 %rd3, %r0, 4, %rd1;
+    ld.global.u32 %r2, [%rd2]; st.global.u32 [%rd3], %r2; ret; }"""
+
+
+def copy_by_struct(x, y, threads=8, **options):
+    struct = np.array([0, x.array.ctypes.data, y.array.ctypes.data], np.uint64).tobytes()
+    function = parse(HEADER + STRUCT)["k"]
+    return launch(function, (1,), (threads,), [struct], memory=[x, y], **options)
+
+
+def test_pointers_in_structs_lead_to_memory_where_numpy_has_it():
+    storage = np.arange(20, dtype=np.uint32)
+    x, y = Buffer(storage[3:11]), Buffer(np.zeros(8, np.uint32), initialized=False)
+    copy_by_struct(x, y)
+    assert (y.array == storage[3:11]).all()
+
+
+def test_memory_ends_where_its_array_ends():
+    storage = np.arange(20, dtype=np.uint32)
+    report = copy_by_struct(Buffer(storage[3:11]), Buffer(np.zeros(9, np.uint32)), threads=9, check=False)
+    assert report.kinds == {Kind.OUT_OF_BOUNDS}
+
+
+def test_what_a_launch_has_written_the_next_may_read():
+    x, y, z = (Buffer(np.arange(8, dtype=np.uint32), initialized=not n) for n in range(3))
+    copy_by_struct(x, y, threads=5)
+    assert y.initialized.tolist() == [True] * 20 + [False] * 12
+    assert not copy_by_struct(y, z, threads=5).issues
+    assert copy_by_struct(y, z, threads=6, check=False).kinds == {Kind.UNINITIALIZED}
