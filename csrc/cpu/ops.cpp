@@ -1,10 +1,5 @@
 // The op table of reinmax_kernels/ops.py on CPU tensors, through torch's stable ABI: from tensors to rows, and to the
 // kernels. The only file that knows both torch and the CPU's kernels.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstddef>
@@ -18,54 +13,28 @@
 #include <tuple>
 #include <vector>
 
-#include "contract.h"
 #include "cpu/kernels.h"
 #include "cpu/memory.h"
+#include "tensors.h"
 
 namespace reinmax_kernels::cpu {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 // Work below this many elements is not worth another thread.
 constexpr int64_t kElementsPerThread = 1 << 14;
 
-// What a caller of the public functions can't cause: the shapes were checked there. Kept as errors all the same, for
-// the ops can be called without them.
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-DType dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Half: return DType::kFloat16;
-    case ScalarType::BFloat16: return DType::kBFloat16;
-    case ScalarType::Float: return DType::kFloat32;
-    case ScalarType::Double: return DType::kFloat64;
-    case ScalarType::Bool: return DType::kBool;
-    default: throw std::invalid_argument("expected a floating-point or boolean tensor");
-  }
-}
-
 // The rows of a tensor that is broadcast to `sizes`, [..., C]: no copy, dimensions that step evenly merged.
-Rows rows_of(const Tensor& tensor, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
-  const int64_t ndim = int64_t(sizes.size()), missing = ndim - tensor.dim();
-  require(missing >= 0 && ndim <= Rows::kMaxDims, "expected a tensor that broadcasts to the logits' shape");
-  const auto own_sizes = tensor.sizes(), own_strides = tensor.strides();
-  const auto stride = [&](int64_t d) -> int64_t {
-    if (d < missing) return 0;
-    require(own_sizes[d - missing] == sizes[d] || own_sizes[d - missing] == 1,
-            "expected a tensor that broadcasts to the logits' shape");
-    return own_sizes[d - missing] == 1 ? 0 : own_strides[d - missing];
-  };
+Rows rows_of(const Tensor& tensor, const std::vector<int64_t>& sizes) {
+  const int64_t ndim = int64_t(sizes.size());
+  require(tensor.dim() <= ndim && ndim <= Rows::kMaxDims, "expected a tensor that broadcasts to the logits' shape");
   Rows rows;
   rows.data = tensor.const_data_ptr();
   rows.dtype = dtype_of(tensor);
-  rows.category_stride = sizes[ndim - 1] == 1 ? 1 : stride(ndim - 1);
+  const int64_t category_stride = broadcast_stride(tensor, sizes, ndim - 1);
+  rows.category_stride = sizes[ndim - 1] == 1 ? 1 : category_stride;
   for (int64_t d = ndim - 2; d >= 0; --d) {
     if (sizes[d] == 1) continue;
-    const int64_t step = stride(d);
+    const int64_t step = broadcast_stride(tensor, sizes, d);
     if (rows.dims > 0 && step == rows.stride[rows.dims - 1] * rows.size[rows.dims - 1]) {
       rows.size[rows.dims - 1] *= sizes[d];
     } else {
@@ -83,19 +52,8 @@ Tensor with_adjacent_categories(const Tensor& tensor) {
   return adjacent ? tensor : torch::stable::contiguous(tensor);
 }
 
-// Not by `new_empty`, which the dispatcher looks up by its name: four of them made a small draw take 14 us, not 10.
 Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t step = 1;
-  for (size_t d = sizes.size(); d-- > 0;) {
-    strides[d] = step;
-    step *= std::max<int64_t>(sizes[d], 1);
-  }
-  const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  AtenTensorHandle tensor = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), type,
-                                                  aoti_torch_device_type_cpu(), 0, &tensor));
-  return Tensor(tensor);
+  return reinmax_kernels::empty(sizes, dtype, aoti_torch_device_type_cpu(), 0);
 }
 
 int64_t bytes_of(const Tensor& tensor) { return tensor.numel() * int64_t(tensor.element_size()); }
@@ -106,18 +64,6 @@ Tensor dense_output(const Tensor& logits, const std::vector<int64_t>& sizes) {
   prefer_huge_pages(output.mutable_data_ptr(), bytes_of(output));
   return output;
 }
-
-struct Shape {
-  explicit Shape(const Tensor& logits) : sizes(logits.sizes().begin(), logits.sizes().end()) {
-    require(!sizes.empty(), "logits: expected a category dimension");
-    categories = sizes.back();
-    require(categories >= 1 && categories <= contract::kMaxCategories, "logits: expected 1 to 2**23 categories");
-    leading.assign(sizes.begin(), sizes.end() - 1);
-    for (const int64_t size : leading) rows *= size;
-  }
-  std::vector<int64_t> sizes, leading;
-  int64_t rows = 1, categories;
-};
 
 Logits logits_of(const Tensor& logits, const std::optional<Tensor>& mask, const Shape& shape) {
   Logits result;
@@ -185,13 +131,10 @@ void parallel_for_rows(const Shape& shape, const Body& body) {
 // Draws into `arguments`, whose outputs the caller has allocated.
 void draw(SampleArguments& arguments, const Tensor& logits, const Tensor& seed, const std::optional<Tensor>& mask,
           const Shape& shape) {
-  const int64_t seeds = seed.numel();
-  require(seed.scalar_type() == ScalarType::Long && seeds >= 1 && shape.rows % seeds == 0,
-          "seed: expected int64 seeds whose number divides the rows");
-  const Tensor seed_values = torch::stable::contiguous(seed);
+  const Tensor seed_values = checked_seeds(seed, shape);
   arguments.logits = logits_of(logits, mask, shape);
   arguments.seeds = seed_values.const_data_ptr<int64_t>();
-  arguments.rows_per_seed = shape.rows / seeds;
+  arguments.rows_per_seed = shape.rows / seed_values.numel();
   std::atomic<int64_t> first_invalid_row{std::numeric_limits<int64_t>::max()};
   arguments.first_invalid_row = &first_invalid_row;
   std::atomic<bool> out_of_memory{false};
@@ -250,11 +193,7 @@ Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<T
                 const std::optional<Tensor>& mask, const std::optional<Tensor>& tau) {
   const Shape shape(logits_given);
   const Tensor logits = with_adjacent_categories(logits_given);
-  const Tensor index = torch::stable::contiguous(index_given);
-  const Tensor log_sum_exp = torch::stable::contiguous(log_sum_exp_given);
-  require(index.scalar_type() == ScalarType::Long && index.numel() == shape.rows, "index: expected int64, one a row");
-  require(log_sum_exp.scalar_type() == ScalarType::Double && log_sum_exp.numel() == shape.rows,
-          "log_sum_exp: expected float64, one a row");
+  const Tensor index = checked_index(index_given, shape), log_sum_exp = checked_log_sum_exp(log_sum_exp_given, shape);
   const int64_t* indices = index.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < shape.rows; ++i) {
     require(0 <= indices[i] && indices[i] < shape.categories, "index: expected categories in [0, C)");
@@ -276,13 +215,10 @@ Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<T
   arguments.index = indices;
   arguments.log_sum_exp = log_sum_exp.const_data_ptr<double>();
   arguments.grad_logits = grad_logits.mutable_data_ptr();
-  arguments.tau = 1;
-  if (tau) {
-    require(tau->numel() == 1 && tau->scalar_type() == ScalarType::Double, "tau: expected one float64");
-    arguments.tau = *tau->const_data_ptr<double>();
-    if (!(arguments.tau > 0) || std::isinf(arguments.tau)) {
-      throw std::invalid_argument("tau: expected a finite value > 0, got " + std::to_string(arguments.tau));
-    }
+  const double* value = checked_tau(tau);
+  arguments.tau = value == nullptr ? 1 : *value;
+  if (!(arguments.tau > 0) || std::isinf(arguments.tau)) {
+    throw std::invalid_argument("tau: expected a finite value > 0, got " + std::to_string(arguments.tau));
   }
   parallel_for_rows(shape, [&](int64_t begin, int64_t end) { (kernels().*kKernel)(arguments, begin, end); });
   return grad_logits;

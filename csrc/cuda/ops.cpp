@@ -1,0 +1,99 @@
+// The op table of reinmax_kernels/ops.py on CUDA tensors, through torch's stable ABI: from tensors to rows, and to the
+// kernels, on the current stream of the logits' device. Nothing waits for the device.
+#include <tuple>
+
+#include "cuda/device.h"
+#include "cuda/kernels.h"
+#include "cuda/operands.h"
+#include "tensors.h"
+
+namespace reinmax_kernels::cuda {
+namespace {
+
+// Memory that is the kernels' own until they have run: torch's allocator gives it to nobody else on this stream before.
+Tensor scratch_beside(const Tensor& logits, int64_t bytes) { return empty_beside(logits, {bytes}, ScalarType::Byte); }
+
+// Draws into `arguments`, whose outputs the caller has allocated.
+void draw(SampleArguments& arguments, const Tensor& logits, const Tensor& seed_given, const std::optional<Tensor>& mask,
+          int64_t offset, int64_t row_offset, const Shape& shape) {
+  require_device(seed_given, logits);
+  const Tensor seed = checked_seeds(seed_given, shape);
+  const Operands operands(shape, logits, mask);
+  if (shape.rows == 0) return;
+  arguments.logits = operands.logits();
+  arguments.seeds = seed.const_data_ptr<int64_t>();
+  arguments.rows_per_seed = shape.rows / seed.numel();
+  arguments.offset = uint64_t(offset);
+  arguments.row_offset = uint64_t(row_offset);
+  const int64_t bytes = sample_scratch_bytes(arguments);
+  const std::optional<Tensor> scratch = bytes > 0 ? std::optional(scratch_beside(logits, bytes)) : std::nullopt;
+  sample(arguments, scratch ? scratch->mutable_data_ptr() : nullptr, current_stream(logits.get_device()));
+}
+
+Tensor draw_index(const Tensor& logits, const Tensor& seed, const std::optional<Tensor>& mask, int64_t offset,
+                  int64_t row_offset) {
+  const DeviceGuard guard(logits.get_device());
+  const Shape shape(logits);
+  Tensor index = empty_beside(logits, shape.leading, ScalarType::Long);
+  SampleArguments arguments;
+  arguments.index = index.mutable_data_ptr<int64_t>();
+  draw(arguments, logits, seed, mask, offset, row_offset, shape);
+  return index;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> draw_dense(const Tensor& logits, const Tensor& seed,
+                                                      const std::optional<Tensor>& mask, int64_t offset,
+                                                      int64_t row_offset) {
+  const DeviceGuard guard(logits.get_device());
+  const Shape shape(logits);
+  Tensor one_hot = empty_beside(logits, shape.sizes, logits.scalar_type());
+  Tensor probs = empty_beside(logits, shape.sizes, logits.scalar_type());
+  Tensor index = empty_beside(logits, shape.leading, ScalarType::Long);
+  Tensor log_sum_exp = empty_beside(logits, shape.leading, ScalarType::Double);
+  SampleArguments arguments;
+  arguments.index = index.mutable_data_ptr<int64_t>();
+  arguments.one_hot = one_hot.mutable_data_ptr();
+  arguments.probs = probs.mutable_data_ptr();
+  arguments.log_sum_exp = log_sum_exp.mutable_data_ptr<double>();
+  draw(arguments, logits, seed, mask, offset, row_offset, shape);
+  return {one_hot, probs, index, log_sum_exp};
+}
+
+// Runs one estimator's backward kernel; all of them take the same arguments.
+template <void (*kLaunch)(const BackwardArguments&, void* scratch, Stream)>
+Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<Tensor>& grad_probs,
+                const Tensor& logits, const Tensor& index_given, const Tensor& log_sum_exp_given,
+                const std::optional<Tensor>& mask, const std::optional<Tensor>& tau) {
+  const DeviceGuard guard(logits.get_device());
+  const Shape shape(logits);
+  require_device(index_given, logits);
+  require_device(log_sum_exp_given, logits);
+  if (tau) require_device(*tau, logits);
+  const Tensor index = checked_index(index_given, shape), log_sum_exp = checked_log_sum_exp(log_sum_exp_given, shape);
+  Tensor grad_logits = empty_beside(logits, shape.sizes, logits.scalar_type());
+  const Operands operands(shape, logits, mask, grad_one_hot, grad_probs);
+  BackwardArguments arguments;
+  arguments.tau = checked_tau(tau);
+  if (shape.rows == 0) return grad_logits;
+  arguments.logits = operands.logits();
+  arguments.grad_one_hot = operands.grad_one_hot();
+  arguments.grad_probs = operands.grad_probs();
+  arguments.index = index.const_data_ptr<int64_t>();
+  arguments.log_sum_exp = log_sum_exp.const_data_ptr<double>();
+  arguments.grad_logits = grad_logits.mutable_data_ptr();
+  const int64_t bytes = backward_scratch_bytes(arguments);
+  const std::optional<Tensor> scratch = bytes > 0 ? std::optional(scratch_beside(logits, bytes)) : std::nullopt;
+  kLaunch(arguments, scratch ? scratch->mutable_data_ptr() : nullptr, current_stream(logits.get_device()));
+  return grad_logits;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(reinmax_kernels, CUDA, library) {
+  library.impl("sample", TORCH_BOX(&draw_index));
+  library.impl("sample_dense", TORCH_BOX(&draw_dense));
+  library.impl("reinmax_backward", TORCH_BOX(&backward<&reinmax_backward>));
+  library.impl("straight_through_backward", TORCH_BOX(&backward<&straight_through_backward>));
+}
+
+}  // namespace reinmax_kernels::cuda
