@@ -1,0 +1,100 @@
+"""Builds the CUDA backend for one architecture as PTX, with a fake CUDA runtime under it."""
+
+import ctypes
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch.utils import cpp_extension
+
+import cuda_toolkit
+from reinmax_kernels import ops
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
+TORCH_ABI = "0x020A000000000000"  # as in setup.py
+WRAPPED = (  # torch's functions that the fake runtime stands in for
+    "aoti_torch_empty_strided",
+    "torch_call_dispatcher",
+    "aoti_torch_get_current_stream",
+    "aoti_torch_delete_stream",
+    "torch_stream_native_handle",
+    "aoti_torch_create_device_guard",
+    "aoti_torch_delete_device_guard",
+)
+PART = re.compile(r"^(?=\.(?:visible|weak|extern|entry|func)\b)", re.MULTILINE)
+ENTRY = re.compile(r"\.entry\s+([\w$]+)")
+
+
+@dataclass
+class Build:
+    """One architecture's build, loaded into this process. Its ops have a namespace of their own."""
+
+    architecture: int
+    folder: Path
+    namespace: str
+
+    @cached_property
+    def library(self) -> ctypes.CDLL:
+        return ctypes.CDLL(str(self.folder / "library.so"))
+
+    @cached_property
+    def kernels(self) -> dict[str, str]:
+        """The PTX of each kernel by its mangled name, with what it shares with others in its file."""
+        return {
+            name: text for path in sorted(self.folder.glob("*/*.ptx")) for name, text in split(path.read_text()).items()
+        }
+
+    def op(self, name: str) -> torch._ops.OpOverload:
+        return getattr(getattr(torch.ops, self.namespace), name).default
+
+
+def split(text: str) -> dict[str, str]:
+    """Each kernel of a module by itself, for to read them all takes long."""
+    parts = PART.split(text)
+    shared = "".join(part for part in parts if not ENTRY.search(part))
+    return {match[1]: shared + part for part in parts if (match := ENTRY.search(part))}
+
+
+def nvcc(architecture: int, *arguments: object) -> None:
+    """Compiles as setup.py does, but to PTX, and no further."""
+    target = f"-gencode=arch=compute_{architecture},code=compute_{architecture}"
+    run([cuda_toolkit.nvcc(), *cuda_toolkit.NVCC_FLAGS, target, *arguments])
+
+
+def run(command: Sequence[object]) -> None:
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{result.stdout}{result.stderr}")
+
+
+def build(architecture: int, folder: Path, source: Path = ROOT / "csrc") -> Build:
+    """Everything of csrc/cuda, as the library has it but for the CUDA runtime and torch's streams."""
+    namespace = f"reinmax_kernels_sm_{architecture}"
+    common = [f"-I{source}", f"-Dreinmax_kernels={namespace}"]
+    for path in (source / "cuda").glob("*.cu"):
+        target = folder / path.stem
+        target.mkdir()
+        nvcc(architecture, *common, "--keep", f"--keep-dir={target}", "-c", path, "-o", target / "object.o")
+    system = [*cpp_extension.include_paths(), cuda_toolkit.home() / "include"]
+    cpp = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_ABI}"]
+    for name in ("fake_cuda", "ops_on_cpu_tensors"):
+        includes = (part for path in system for part in ("-isystem", path))
+        run(["c++", *cpp, *common, *includes, "-c", HERE / f"{name}.cpp", "-o", folder / f"{name}.o"])
+    objects = [*folder.glob("*.o"), *folder.glob("*/*.o")]
+    libraries = [part for path in cpp_extension.library_paths() for part in (f"-L{path}", f"-Wl,-rpath,{path}")]
+    wrapped = [f"-Wl,--wrap={name}" for name in WRAPPED]
+    flags = ["-shared", "-Wl,-z,defs", *wrapped, *libraries, "-ltorch", "-ltorch_cpu", "-lc10"]
+    run(["c++", *objects, *flags, "-o", folder / "library.so"])
+    library = torch.library.Library(namespace, "DEF")
+    for name, op in ops.TABLE.items():
+        library.define(name + op.schema)
+    LIBRARIES.append(library)
+    return Build(architecture, folder, namespace)
+
+
+LIBRARIES: list[torch.library.Library] = []  # torch forgets the ops of a library that is collected

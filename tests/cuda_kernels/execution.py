@@ -1,0 +1,155 @@
+"""Carries out the kernels' launches on the PTX interpreter: their functions return what the GPU would write.
+
+Kernels are launched by their own host code, with the addresses that the tensors have on the host. A launch may access
+those tensors alone that its op was given or has made, each from its first element to its last.
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import ptx
+import torch
+from ptx.report import Report
+
+from .build import Build
+
+UNSIGNED = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
+STREAM = 0x57  # the fake runtime's
+GARBAGE = 0xD7
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = (
+        ("kernel", ctypes.c_char_p),
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared_bytes", ctypes.c_uint64),
+        ("stream", ctypes.c_void_p),
+        ("arguments", ctypes.POINTER(ctypes.c_void_p)),
+    )
+
+
+OnLaunch = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Launch))
+OnTensor = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int)
+
+
+@dataclass(frozen=True)
+class Launch:
+    kernel: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    shared_bytes: int
+
+
+@dataclass
+class Execution:
+    """The ops of a build, under the names of the op table; what they launched, and the report of each launch.
+
+    edit: of the PTX of a kernel, by its name and its text.
+    check: whatever the interpreter finds wrong, and an output that is not written, is an error.
+    """
+
+    build: Build
+    edit: Callable[[str, str], str]
+    check: bool
+    races: bool
+    launches: list[Launch] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+    memory: dict[int, ptx.Buffer] = field(default_factory=dict)  # by address
+    error: BaseException | None = None
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        op = self.build.op(name)
+        return lambda *arguments: self._call(op, arguments)
+
+    def _call(self, op: Callable[..., object], arguments: tuple[object, ...]) -> object:
+        self.memory, self.error = {}, None
+        for argument in arguments:
+            if isinstance(argument, torch.Tensor) and argument.numel():
+                array = memory(argument)
+                self.memory[array.ctypes.data] = ptx.Buffer(array)
+        try:
+            results = op(*arguments)
+        except RuntimeError:
+            if self.error is not None:
+                raise self.error from None
+            raise
+        for result in (results,) if isinstance(results, torch.Tensor) else results:
+            if self.check and result.numel():
+                assert self.memory[result.data_ptr()].initialized.all(), f"{op} leaves a part of its output unwritten"
+        return results
+
+    def on_tensor(self, data: int, size: int, is_written: int) -> None:
+        """Of a tensor that the op has made. Its memory is one with ours."""
+        known = self.memory.get(data)
+        if size == 0 or (known is not None and known.array.nbytes >= size and known.initialized is True):
+            return
+        array = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(data))
+        if not is_written:
+            array[:] = GARBAGE
+        self.memory[data] = ptx.Buffer(array, initialized=bool(is_written))
+
+    def on_launch(self, pointer: ctypes.POINTER(_Launch)) -> int:
+        try:
+            self._carry_out(pointer.contents)
+        except BaseException as error:  # noqa: BLE001 - it goes on behind the C++ that calls us
+            self.error = error
+            return 0
+        return 1
+
+    def _carry_out(self, launch: _Launch) -> None:
+        assert launch.stream == STREAM
+        name, grid, block = launch.kernel.decode(), tuple(launch.grid), tuple(launch.block)
+        function = parsed(self.edit(name, self.build.kernels[name]))[name]
+        arguments = [
+            ctypes.string_at(launch.arguments[number], parameter.size)
+            for number, parameter in enumerate(function.parameters)
+        ]
+        self.launches.append(Launch(name, grid, block, launch.shared_bytes))
+        report = ptx.launch(
+            function,
+            grid,
+            block,
+            arguments,
+            memory=list(self.memory.values()),
+            shared_bytes=launch.shared_bytes,
+            check=self.check,
+            races=self.races,
+        )
+        self.reports.append(report)
+
+
+def memory(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's memory from its first element to its last, as integers, for NumPy has no bfloat16."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.detach().view(UNSIGNED[tensor.element_size()]).as_strided((extent,), (1,)).numpy()
+
+
+@functools.lru_cache(maxsize=256)
+def parsed(text: str) -> ptx.Module:
+    return ptx.parse(text)
+
+
+@contextmanager
+def executed(
+    build: Build,
+    *,
+    processors: int | None = None,
+    edit: Callable[[str, str], str] = lambda name, text: text,
+    check: bool = True,
+    races: bool = True,
+) -> Iterator[Execution]:
+    """Launches in this context run on the interpreter, as on a device of so many multiprocessors, or else of as few as
+    leave no row shared by several blocks that one can hold.
+    """
+    if processors not in (None, 132):
+        raise ValueError(f"the fake runtime has devices of 1 and of 132 multiprocessors, not of {processors}")
+    execution = Execution(build, edit, check, races)
+    callbacks = OnLaunch(execution.on_launch), OnTensor(execution.on_tensor)
+    build.library.set_callbacks(*callbacks)
+    build.library.set_device(0 if processors is None else 1)
+    yield execution
