@@ -73,9 +73,21 @@ REINMAX_CONTRACT uint64_t multiply_high(uint64_t uniform, uint64_t total) {
 #endif
 }
 
+// 2^f for |f| <= 1/2. `Simd` gives the vector type `Float`, `broadcast` and `fma`; with one lane it is scalar.
+template <class Simd>
+REINMAX_CONTRACT typename Simd::Float exp2_of_fraction(const typename Simd::Float& f) {
+  auto value = Simd::broadcast(1.534581242594868e-4f);
+  value = Simd::fma(value, f, Simd::broadcast(1.3399930903688073e-3f));
+  value = Simd::fma(value, f, Simd::broadcast(9.618489071726799e-3f));
+  value = Simd::fma(value, f, Simd::broadcast(5.550328642129898e-2f));
+  value = Simd::fma(value, f, Simd::broadcast(2.4022646248340607e-1f));
+  value = Simd::fma(value, f, Simd::broadcast(6.931471824645996e-1f));
+  return Simd::fma(value, f, Simd::broadcast(1.0f));
+}
+
 // 2^(t + kScaleBits) for t <= 0; 0 where that is below the smallest normal float, -inf included, and NaN for NaN. The
-// contract clamps t at -64, where its integer weight has long been 0: the same draws. `Simd` gives the vector type
-// `Float`, `fma`, `at_least` (NaN for NaN) and `power_of_two`; with one lane it is scalar.
+// contract clamps t at -64, where its integer weight has long been 0: the same draws. `Simd` also gives `at_least` (NaN
+// for NaN) and `power_of_two`.
 template <int kScaleBits, class Simd>
 REINMAX_CONTRACT typename Simd::Float exp2(const typename Simd::Float& exponent) {
   constexpr int kBias = 127 + kScaleBits;  // what n needs to be the exponent field of 2^(n + kScaleBits)
@@ -83,14 +95,7 @@ REINMAX_CONTRACT typename Simd::Float exp2(const typename Simd::Float& exponent)
   const auto t = Simd::at_least(float(-kBias), exponent);  // an exponent field of 0 makes the product 0
   const auto rounded = t + kMagic;
   const auto f = t - (rounded - kMagic);
-  auto value = Simd::broadcast(1.534581242594868e-4f);
-  value = Simd::fma(value, f, Simd::broadcast(1.3399930903688073e-3f));
-  value = Simd::fma(value, f, Simd::broadcast(9.618489071726799e-3f));
-  value = Simd::fma(value, f, Simd::broadcast(5.550328642129898e-2f));
-  value = Simd::fma(value, f, Simd::broadcast(2.4022646248340607e-1f));
-  value = Simd::fma(value, f, Simd::broadcast(6.931471824645996e-1f));
-  value = Simd::fma(value, f, Simd::broadcast(1.0f));
-  return value * Simd::template power_of_two<kBias & 1>(rounded);
+  return exp2_of_fraction<Simd>(f) * Simd::template power_of_two<kBias & 1>(rounded);
 }
 
 }  // namespace reinmax_kernels::contract
