@@ -1,0 +1,86 @@
+// From an estimator's formula to its kernels: which of them a call takes, and with how many threads.
+#pragma once
+
+#include "cuda/alignment.h"
+#include "cuda/backward_long.cuh"
+#include "cuda/backward_medium.cuh"
+#include "cuda/backward_short.cuh"
+#include "cuda/parts.h"
+
+namespace reinmax_kernels::cuda {
+
+// Blocks whose threads share a row, or eight rows where a warp is enough for each.
+struct Shape {
+  Warps warps;
+  int threads;
+  unsigned blocks;
+
+  Shape(int64_t rows, int64_t wanted_warps, int64_t most_warps)
+      : warps{int(wanted_warps < most_warps ? wanted_warps : most_warps)},
+        threads(warps.count == 1 ? 8 * kWarp : warps.count * kWarp),
+        blocks(unsigned(ceil_divide(rows * warps.count * kWarp, threads))) {}
+};
+
+template <class Estimator, class T, bool kTempered>
+void backward_short(const BackwardArguments& arguments, Stream stream) {
+  const Logits& logits = arguments.logits;
+  const Lanes group{next_power_of_two(ceil_divide(logits.categories, kShortElements))};
+  const dim3 grid(unsigned(ceil_divide(logits.rows, kShortThreads / group.count)));
+  const auto kernel = are_packed(arguments) ? backward_short_kernel<Estimator, T, true, kTempered>
+                                            : backward_short_kernel<Estimator, T, false, kTempered>;
+  launch(kernel, grid, kShortThreads, 0, stream, arguments, group);
+}
+
+template <class Estimator, class T, bool kTempered>
+void backward_medium(const BackwardArguments& arguments, Stream stream) {
+  const Logits& logits = arguments.logits;
+  const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T> * kWarp), kMostWarps);
+  const auto kernel = are_aligned_alike(arguments) ? backward_medium_kernel<Estimator, T, kWidest<T>, kTempered>
+                                                   : backward_medium_kernel<Estimator, T, 1, kTempered>;
+  launch(kernel, dim3(shape.blocks), shape.threads, 0, stream, arguments, shape.warps);
+}
+
+template <class Estimator, class T, bool kTempered, bool kAway>
+void backward_long(const BackwardArguments& arguments, void* scratch, Stream stream) {
+  const Logits& logits = arguments.logits;
+  const Parts parts = parts_of(logits, scratch);
+  const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T> * kWarp), kLongWarps);
+  const auto kernel = are_aligned_alike(arguments)
+                          ? backward_long_kernel<Estimator, T, kWidest<T>, kTempered, kAway>
+                          : backward_long_kernel<Estimator, T, 1, kTempered, kAway>;
+  const auto launch_step = [&](Step step, int parts_that_work) {
+    launch(kernel, dim3(shape.blocks, unsigned(parts_that_work)), shape.threads, 0, stream, arguments, shape.warps,
+           parts, step);
+  };
+  if (parts.count == 1) return launch_step(Step::kAll, 1);
+  launch_step(Step::kSum, parts.count);
+  launch_step(Step::kWrite, kAway ? 1 : parts.count);
+}
+
+template <class Estimator, class T, bool kTempered>
+void backward_rows(const BackwardArguments& arguments, void* scratch, Stream stream) {
+  const int64_t categories = arguments.logits.categories;
+  if (categories <= kMostShort) return backward_short<Estimator, T, kTempered>(arguments, stream);
+  if constexpr (Estimator::kKnownAwayFromDrawn && !kTempered) {
+    if (arguments.grad_probs.data == nullptr) {
+      return backward_long<Estimator, T, kTempered, true>(arguments, scratch, stream);
+    }
+  }
+  if (categories <= kHeld<T> * kMostWarps * kWarp) return backward_medium<Estimator, T, kTempered>(arguments, stream);
+  backward_long<Estimator, T, kTempered, false>(arguments, scratch, stream);
+}
+
+template <class Estimator>
+void backward(const BackwardArguments& arguments, void* scratch, Stream stream) {
+  if (arguments.logits.rows == 0) return;
+  dispatch(arguments.logits.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    if (arguments.tau == nullptr) {
+      backward_rows<Estimator, T, false>(arguments, scratch, stream);
+    } else {
+      backward_rows<Estimator, T, true>(arguments, scratch, stream);
+    }
+  });
+}
+
+}  // namespace reinmax_kernels::cuda

@@ -1,0 +1,54 @@
+// Rows that fit in the registers of a warp or of a block: read once.
+#pragma once
+
+#include "cuda/launch.cuh"
+#include "cuda/row_sums.cuh"
+
+namespace reinmax_kernels::cuda {
+
+// Of a row, to a thread: as many as half of a processor's threads can hold without a spill.
+template <class T>
+constexpr int kHeld = std::is_same_v<T, double> ? 4 : 8;
+
+constexpr int kMostThreads = 1024;  // of a block
+
+// A warp to a row, or a whole block. kWidth elements at a time, and fewer than 2 kWidth at a row's ends one by one.
+template <class Estimator, class T, int kWidth, bool kTempered>
+__global__ void __launch_bounds__(kMostThreads) backward_medium_kernel(const BackwardArguments arguments, Warps warps) {
+  using Real = Computed<T>;
+  constexpr int kAccesses = kHeld<T> / kWidth;
+  const int threads = warps.count * 32, thread = threadIdx.x % threads;
+  const int64_t row = int64_t(blockIdx.x) * (blockDim.x / threads) + threadIdx.x / threads;
+  if (row >= arguments.logits.rows) return;
+
+  const Upstream<T> upstream(arguments, RowNumber(row, arguments.logits.inner));
+  const Accesses<kWidth> accesses(upstream.logits.values.start, int(arguments.logits.categories));
+  Operands<Real, kWidth> held[kAccesses];
+  Operands<Real, 1> single;
+  const int j_single = accesses.position_of_single(thread);
+  const Exponentials<Real, kTempered> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments.tau);
+  Partial<Real, kTempered> sums;
+#pragma unroll
+  for (int a = 0; a < kAccesses; ++a) {
+    const int access = a * threads + thread;
+    held[a] = upstream.template load<kWidth>(accesses.position(access), access < accesses.wide);
+  }
+  if constexpr (kWidth > 1) single = upstream.template load<1>(j_single, accesses.has(j_single));
+#pragma unroll
+  for (int a = 0; a < kAccesses; ++a) sums.add(held[a], of);
+  if constexpr (kWidth > 1) sums.add(single, of);
+  sums.combine(warps, of);
+  const int drawn = int(arguments.index[row]);
+  const Gradient<Estimator, Real, kTempered> gradient(of, sums, upstream.template load<1>(drawn, true).g[0]);
+  T* const out = static_cast<T*>(arguments.grad_logits) + row * arguments.logits.categories;
+#pragma unroll
+  for (int a = 0; a < kAccesses; ++a) {
+    const int access = a * threads + thread, j = accesses.position(access);
+    if (access < accesses.wide) store_adjacent(out + j, gradient(held[a], j, drawn));
+  }
+  if constexpr (kWidth > 1) {
+    if (accesses.has(j_single)) store_adjacent(out + j_single, gradient(single, j_single, drawn));
+  }
+}
+
+}  // namespace reinmax_kernels::cuda

@@ -1,0 +1,115 @@
+// Rows of at most 64 categories: neighbouring threads of a warp share a row, and a block has a tile of many rows. Where
+// rows lie one after the other, the tile goes through shared memory, so that accesses are wide however short a row is.
+#pragma once
+
+#include "cuda/launch.cuh"
+#include "cuda/row_sums.cuh"
+
+namespace reinmax_kernels::cuda {
+
+constexpr int kShortThreads = 256;  // of a block
+constexpr int kShortElements = 4;   // of a row, to a thread
+constexpr int kMostShort = 64;      // categories
+constexpr int kTileElements = kShortThreads * kShortElements;
+
+// Between global and shared memory, by all threads of the block: wide accesses, and the last elements one by one.
+template <class T>
+__device__ __forceinline__ void copy_tile(const T* from, T* to, int elements) {
+  const int wide = elements / kWidest<T>;
+  for (int v = threadIdx.x; v < wide; v += kShortThreads) {
+    reinterpret_cast<uint4*>(to)[v] = reinterpret_cast<const uint4*>(from)[v];
+  }
+  const int single = wide * kWidest<T> + threadIdx.x;
+  if (single < elements) to[single] = from[single];
+}
+
+// Logits and gradients of adjacent rows, in shared memory.
+template <class T>
+struct alignas(16) Tile {
+  T x[kTileElements], g[kTileElements], h[kTileElements];
+
+  // The elements from `first` on; those of a gradient that is absent are not touched.
+  __device__ __forceinline__ void fill(const BackwardArguments& arguments, int64_t first, int elements) {
+    const auto copy = [&](const Rows& rows, T* to) {
+      if (rows.data != nullptr) copy_tile(static_cast<const T*>(rows.data) + first, to, elements);
+    };
+    copy(arguments.logits.values, x);
+    copy(arguments.grad_one_hot, g);
+    copy(arguments.grad_probs, h);
+  }
+
+  // What `Upstream` loads, of the row that begins at element `start`.
+  __device__ __forceinline__ Operands<Computed<T>, 1> load(const Upstream<T>& upstream, int start, int j,
+                                                           bool inside) const {
+    Operands<Computed<T>, 1> at{{-infinity<Computed<T>>()}, {0}, {0}};
+    const auto& mask = upstream.logits.mask;
+    if (!inside || (mask.start != nullptr && !mask.template load<1>(j)[0])) return at;
+    at.x[0] = computed(x[start + j]);
+    const bool drawable = at.x[0] != -infinity<Computed<T>>();
+    if (drawable && upstream.grad_one_hot.start != nullptr) at.g[0] = computed(g[start + j]);
+    if (drawable && upstream.grad_probs.start != nullptr) at.h[0] = computed(h[start + j]);
+    return at;
+  }
+};
+
+// As many threads to a row as `group` has. kStaged: rows lie one after the other, 16-byte aligned.
+template <class Estimator, class T, bool kStaged, bool kTempered>
+__global__ void __launch_bounds__(kShortThreads) backward_short_kernel(const BackwardArguments arguments, Lanes group) {
+  using Real = Computed<T>;
+  struct Nothing {};
+  __shared__ std::conditional_t<kStaged, Tile<T>, Nothing> tile;
+  __shared__ Softmax<Real> softmax_of[kShortThreads];  // of each row once: converting from float64 is slow
+
+  const int categories = int(arguments.logits.categories);
+  const int64_t first = int64_t(blockIdx.x) * (kShortThreads / group.count);
+  const int rows = int(min(int64_t(kShortThreads / group.count), arguments.logits.rows - first));
+  const int row = threadIdx.x / group.count, lane = threadIdx.x % group.count, start = row * categories;
+  const bool here = row < rows;
+
+  if (threadIdx.x < rows) softmax_of[threadIdx.x] = Softmax<Real>(arguments.log_sum_exp[first + threadIdx.x]);
+  if constexpr (kStaged) tile.fill(arguments, first * categories, rows * categories);
+  __syncthreads();
+
+  const Upstream<T> upstream(arguments, RowNumber(here ? first + row : first, arguments.logits.inner));
+  const auto load = [&](int j, bool inside) {
+    if constexpr (kStaged) {
+      return tile.load(upstream, start, j, inside);
+    } else {
+      return upstream.template load<1>(j, inside);
+    }
+  };
+  Operands<Real, kShortElements> at;
+#pragma unroll
+  for (int e = 0; e < kShortElements; ++e) {
+    const int j = lane + e * group.count;
+    const auto one = load(j, here && j < categories);
+    at.x[e] = one.x[0], at.g[e] = one.g[0], at.h[e] = one.h[0];
+  }
+  const int drawn = here ? int(arguments.index[first + row]) : 0;
+  const Real g_drawn = load(drawn, here).g[0];
+
+  const Exponentials<Real, kTempered> of(softmax_of[here ? row : 0], arguments.tau);
+  Partial<Real, kTempered> sums;
+  sums.add(at, of);
+  sums.combine(group, of);
+  const Gradient<Estimator, Real, kTempered> gradient(of, sums, g_drawn);
+  if constexpr (kStaged) __syncthreads();  // all have read the tile, that is written now
+#pragma unroll
+  for (int e = 0; e < kShortElements; ++e) {
+    const int j = lane + e * group.count;
+    const Operands<Real, 1> one{{at.x[e]}, {at.g[e]}, {at.h[e]}};
+    if (!here || j >= categories) continue;
+    const T result = rounded<T>(gradient(one, j, drawn)[0]);
+    if constexpr (kStaged) {
+      tile.x[start + j] = result;
+    } else {
+      static_cast<T*>(arguments.grad_logits)[first * categories + start + j] = result;
+    }
+  }
+  if constexpr (kStaged) {
+    __syncthreads();
+    copy_tile(tile.x, static_cast<T*>(arguments.grad_logits) + first * categories, rows * categories);
+  }
+}
+
+}  // namespace reinmax_kernels::cuda
