@@ -24,7 +24,7 @@ struct Shape {
 template <class Estimator, class T, bool kTempered>
 void backward_short(const BackwardArguments& arguments, Stream stream) {
   const Logits& logits = arguments.logits;
-  const Lanes group{next_power_of_two(ceil_divide(logits.categories, kShortElements))};
+  const Lanes group{next_power_of_two(ceil_divide(logits.categories, kShortElements<T>))};
   const dim3 grid(unsigned(ceil_divide(logits.rows, kShortThreads / group.count)));
   const auto kernel = are_packed(arguments) ? backward_short_kernel<Estimator, T, true, kTempered>
                                             : backward_short_kernel<Estimator, T, false, kTempered>;

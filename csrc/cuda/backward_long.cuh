@@ -77,11 +77,11 @@ __global__ void __launch_bounds__(kLongWarps * 32, 2)
   const Exponentials<Real, kTempered> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments.tau);
   T* const out = static_cast<T*>(arguments.grad_logits) + row * categories;
   const int drawn = int(arguments.index[row]);
-  const Operands<Real, 1> at_drawn = upstream.template load<1, !kAway>(drawn, true);
-  const Real g_drawn = at_drawn.g[0];
+  const auto at_drawn = [&] { return upstream.template load<1, !kAway>(drawn, true); };
 
   Partial<Real, kTempered> sums;
   if (step != Step::kWrite) {
+    const Real g_drawn = kAway ? at_drawn().g[0] : 0;
     share.for_each([&](const auto& at, int j) {
       sums.add(at, of);
       if constexpr (kAway) store_adjacent(out + j, away_from_drawn<Estimator>(at, g_drawn, of.softmax));
@@ -94,10 +94,10 @@ __global__ void __launch_bounds__(kLongWarps * 32, 2)
     if (thread == 0) store_part(parts, rows, row, part, sums);
     return;
   }
-  const Gradient<Estimator, Real, kTempered> gradient(of, sums, g_drawn);
+  const Gradient<Estimator, Real, kTempered> gradient(of, sums, at_drawn().g[0]);
   if constexpr (kAway) {
     warps.synchronize();  // what another thread wrote there, as if it were not the drawn category, comes first
-    if (thread == 0) store_adjacent(out + drawn, gradient(at_drawn, drawn, drawn));
+    if (thread == 0) store_adjacent(out + drawn, gradient(at_drawn(), drawn, drawn));
   } else {
     share.for_each([&](const auto& at, int j) { store_adjacent(out + j, gradient(at, j, drawn)); });
   }

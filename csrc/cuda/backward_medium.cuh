@@ -8,7 +8,7 @@ namespace reinmax_kernels::cuda {
 
 // Of a row, to a thread: as many as half of a processor's threads can hold without a spill.
 template <class T>
-constexpr int kHeld = std::is_same_v<T, double> ? 4 : 8;
+constexpr int kHeld = std::is_same_v<T, double> ? 2 : 8;
 
 constexpr int kMostThreads = 1024;  // of a block
 
@@ -24,20 +24,21 @@ __global__ void __launch_bounds__(kMostThreads) backward_medium_kernel(const Bac
   const Upstream<T> upstream(arguments, RowNumber(row, arguments.logits.inner));
   const Accesses<kWidth> accesses(upstream.logits.values.start, int(arguments.logits.categories));
   Operands<Real, kWidth> held[kAccesses];
-  Operands<Real, 1> single;
-  const int j_single = accesses.position_of_single(thread);
-  const Exponentials<Real, kTempered> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments.tau);
-  Partial<Real, kTempered> sums;
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) {
     const int access = a * threads + thread;
     held[a] = upstream.template load<kWidth>(accesses.position(access), access < accesses.wide);
   }
-  if constexpr (kWidth > 1) single = upstream.template load<1>(j_single, accesses.has(j_single));
+  const int single = accesses.position_of_single(thread);
+  const auto load_single = [&] { return upstream.template load<1>(single, accesses.has(single)); };
+
+  const Exponentials<Real, kTempered> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments.tau);
+  Partial<Real, kTempered> sums;
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) sums.add(held[a], of);
-  if constexpr (kWidth > 1) sums.add(single, of);
+  if constexpr (kWidth > 1) sums.add(load_single(), of);
   sums.combine(warps, of);
+
   const int drawn = int(arguments.index[row]);
   const Gradient<Estimator, Real, kTempered> gradient(of, sums, upstream.template load<1>(drawn, true).g[0]);
   T* const out = static_cast<T*>(arguments.grad_logits) + row * arguments.logits.categories;
@@ -46,9 +47,7 @@ __global__ void __launch_bounds__(kMostThreads) backward_medium_kernel(const Bac
     const int access = a * threads + thread, j = accesses.position(access);
     if (access < accesses.wide) store_adjacent(out + j, gradient(held[a], j, drawn));
   }
-  if constexpr (kWidth > 1) {
-    if (accesses.has(j_single)) store_adjacent(out + j_single, gradient(single, j_single, drawn));
-  }
+  if (kWidth > 1 && accesses.has(single)) store_adjacent(out + single, gradient(load_single(), single, drawn));
 }
 
 }  // namespace reinmax_kernels::cuda

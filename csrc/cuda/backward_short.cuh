@@ -8,17 +8,20 @@
 namespace reinmax_kernels::cuda {
 
 constexpr int kShortThreads = 256;  // of a block
-constexpr int kShortElements = 4;   // of a row, to a thread
 constexpr int kMostShort = 64;      // categories
-constexpr int kTileElements = kShortThreads * kShortElements;
+
+template <class T>
+constexpr int kShortElements = std::is_same_v<T, double> ? 2 : 4;  // of a row, to a thread
+
+template <class T>
+constexpr int kTileElements = kShortThreads * kShortElements<T>;  // of a block
 
 // Between global and shared memory, by all threads of the block: wide accesses, and the last elements one by one.
 template <class T>
 __device__ __forceinline__ void copy_tile(const T* from, T* to, int elements) {
+  static_assert(kTileElements<T> <= kShortThreads * kWidest<T>);
   const int wide = elements / kWidest<T>;
-  for (int v = threadIdx.x; v < wide; v += kShortThreads) {
-    reinterpret_cast<uint4*>(to)[v] = reinterpret_cast<const uint4*>(from)[v];
-  }
+  if (threadIdx.x < wide) reinterpret_cast<uint4*>(to)[threadIdx.x] = reinterpret_cast<const uint4*>(from)[threadIdx.x];
   const int single = wide * kWidest<T> + threadIdx.x;
   if (single < elements) to[single] = from[single];
 }
@@ -26,7 +29,7 @@ __device__ __forceinline__ void copy_tile(const T* from, T* to, int elements) {
 // Logits and gradients of adjacent rows, in shared memory.
 template <class T>
 struct alignas(16) Tile {
-  T x[kTileElements], g[kTileElements], h[kTileElements];
+  T x[kTileElements<T>], g[kTileElements<T>], h[kTileElements<T>];
 
   // The elements from `first` on; those of a gradient that is absent are not touched.
   __device__ __forceinline__ void fill(const BackwardArguments& arguments, int64_t first, int elements) {
@@ -54,7 +57,8 @@ struct alignas(16) Tile {
 
 // As many threads to a row as `group` has. kStaged: rows lie one after the other, 16-byte aligned.
 template <class Estimator, class T, bool kStaged, bool kTempered>
-__global__ void __launch_bounds__(kShortThreads) backward_short_kernel(const BackwardArguments arguments, Lanes group) {
+__global__ void __launch_bounds__(kShortThreads, 4)
+    backward_short_kernel(const BackwardArguments arguments, Lanes group) {
   using Real = Computed<T>;
   struct Nothing {};
   __shared__ std::conditional_t<kStaged, Tile<T>, Nothing> tile;
@@ -78,9 +82,9 @@ __global__ void __launch_bounds__(kShortThreads) backward_short_kernel(const Bac
       return upstream.template load<1>(j, inside);
     }
   };
-  Operands<Real, kShortElements> at;
+  Operands<Real, kShortElements<T>> at;
 #pragma unroll
-  for (int e = 0; e < kShortElements; ++e) {
+  for (int e = 0; e < kShortElements<T>; ++e) {
     const int j = lane + e * group.count;
     const auto one = load(j, here && j < categories);
     at.x[e] = one.x[0], at.g[e] = one.g[0], at.h[e] = one.h[0];
@@ -95,7 +99,7 @@ __global__ void __launch_bounds__(kShortThreads) backward_short_kernel(const Bac
   const Gradient<Estimator, Real, kTempered> gradient(of, sums, g_drawn);
   if constexpr (kStaged) __syncthreads();  // all have read the tile, that is written now
 #pragma unroll
-  for (int e = 0; e < kShortElements; ++e) {
+  for (int e = 0; e < kShortElements<T>; ++e) {
     const int j = lane + e * group.count;
     const Operands<Real, 1> one{{at.x[e]}, {at.g[e]}, {at.h[e]}};
     if (!here || j >= categories) continue;
