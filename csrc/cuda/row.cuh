@@ -95,14 +95,19 @@ __device__ __forceinline__ Pack<T, kWidth> load_adjacent(const T* from) {
 }
 
 template <class T, int kWidth>
-__device__ __forceinline__ void store_adjacent(T* to, const Pack<Computed<T>, kWidth>& values) {
+__device__ __forceinline__ void store_bits(T* to, const Pack<T, kWidth>& elements) {
   using Bits = typename BitsOf<sizeof(T) * kWidth>::Type;
-  Pack<T, kWidth> elements;
-#pragma unroll
-  for (int e = 0; e < kWidth; ++e) elements[e] = rounded<T>(values[e]);
   Bits bits;
   memcpy(&bits, &elements, sizeof(bits));
   *reinterpret_cast<Bits*>(to) = bits;
+}
+
+template <class T, int kWidth>
+__device__ __forceinline__ void store_adjacent(T* to, const Pack<Computed<T>, kWidth>& values) {
+  Pack<T, kWidth> elements;
+#pragma unroll
+  for (int e = 0; e < kWidth; ++e) elements[e] = rounded<T>(values[e]);
+  store_bits(to, elements);
 }
 
 // Which row, in the two loops that all tensors of a kernel step by. Divisions are slow, and rarely needed.
