@@ -87,6 +87,7 @@ __global__ void __launch_bounds__(kLongWarps * 32, 2)
       if constexpr (kAway) store_adjacent(out + j, away_from_drawn<Estimator>(at, g_drawn, of.softmax));
     });
   } else {
+#pragma unroll 1
     for (int k = thread; k < parts.count; k += threads) sums.add(load_part<Real, kTempered>(parts, rows, row, k), of);
   }
   sums.combine(warps, of);

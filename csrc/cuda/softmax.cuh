@@ -8,7 +8,8 @@
 namespace reinmax_kernels::cuda {
 
 // Exponentials in float32 are the hardware's, 2^t with a relative error of 2^-22, and 0 where that is subnormal: the
-// contract does not reach here. In float64 they are e^t. `kNat` takes a difference of logits to t.
+// contract does not reach here. In float64 they are e^t, one copy of which is called, for it takes many registers.
+// `kNat` takes a difference of logits to t.
 template <class Real>
 constexpr Real kNat = std::is_same_v<Real, double> ? Real(1) : Real(1.4426950408889634);
 
@@ -17,13 +18,13 @@ __device__ __forceinline__ float power(float t) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(t));
   return result;
 }
-__device__ __forceinline__ double power(double t) { return exp(t); }
+static __device__ __noinline__ double power(double t) { return exp(t); }
 
 __device__ __forceinline__ float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ __forceinline__ double multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
 
-// pi = exp(x - log_sum_exp). In float32 the log-sum-exp has two parts, so that large logits cost no precision; NaN of a
-// row without a distribution makes all of it NaN.
+// pi = exp(x - log_sum_exp), NaN in a row without a distribution. In float32 the log-sum-exp has two parts, so that large
+// logits cost no precision.
 template <class Real>
 struct Softmax {
   Real high, minus_low;
@@ -35,6 +36,16 @@ struct Softmax {
   __device__ __forceinline__ Real operator()(Real x) const {
     return power(multiply_add(x - high, kNat<Real>, minus_low));
   }
+};
+
+template <>
+struct Softmax<double> {
+  double log_sum_exp;
+
+  Softmax() = default;
+  __device__ __forceinline__ explicit Softmax(double log_sum_exp) : log_sum_exp(log_sum_exp) {}
+
+  __device__ __forceinline__ double operator()(double x) const { return power(x - log_sum_exp); }
 };
 
 // exp((x - origin) / tau), and 1 / tau: both factors inside the range where 0 times them is 0 and -inf times them -inf.
