@@ -1,4 +1,6 @@
-"""The CUDA toolkit, as far as a build needs it: where its compiler and its runtime are, and for which GPUs to compile."""
+"""The CUDA toolkit, as far as a build needs it: where its compiler and its runtime are, for which GPUs to compile, and
+how. Torch's own extensions for CUDA would not be built beside a torch without it.
+"""
 
 import functools
 import os
@@ -98,3 +100,20 @@ def architecture_flags(names: Sequence[str]) -> list[str]:
         if ptx:
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
     return flags
+
+
+def compile_objects(sources: Sequence[Path], folder: Path, names: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Compiles by ninja, MAX_JOBS at a time, what has changed since the last time, headers included."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rule = [str(nvcc()), *NVCC_FLAGS, *architecture_flags(names), *flags, "-MD", "-MF", "$out.d", "-c", "$in", "-o", "$out"]
+    objects = {source: folder.resolve() / f"{source.stem}.o" for source in sources}
+    edges = [f"build {_escaped(target)}: nvcc {_escaped(source.resolve())}" for source, target in objects.items()]
+    lines = ["rule nvcc", f"  command = {' '.join(rule)}", "  depfile = $out.d", "  deps = gcc", *edges]
+    (folder / "build.ninja").write_text("\n".join([*lines, ""]))
+    jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+    subprocess.run(["ninja", "-C", str(folder), *jobs], check=True)
+    return [str(target) for target in objects.values()]
+
+
+def _escaped(path: Path) -> str:
+    return re.sub(r"([ $:])", r"$\1", str(path))

@@ -1,8 +1,8 @@
 """Which backend serves a call.
 
 The ops are declared once, in three overloads: `default`, which PyTorch's dispatcher sends to the kernel of the
-tensor's device (C++ where it was built, else Triton on a GPU, else the reference), `reference`, which is plain PyTorch
-on any device, and `triton`. Choosing a backend is choosing an overload.
+tensor's device (C++ or CUDA C++ where that was built, else Triton on a GPU, else the reference), `reference`, which is
+plain PyTorch on any device, and `triton`. Choosing a backend is choosing an overload.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import torch
 
 from . import reference
 
-NAMES = ("auto", "reference", "cpu", "triton")
+NAMES = ("auto", "reference", "cpu", "cuda", "triton")
 TRITON_DEVICES = ("CUDA", "XPU")  # as the dispatcher calls them; ROCm's tensors are CUDA's
 _ENVIRONMENT = "REINMAX_KERNELS_BACKEND"
 
@@ -41,6 +41,7 @@ def _load_native() -> Any:
 
 
 native = _load_native()
+cuda_architectures: list[str] = [] if native is None else native.build_info()["cuda_architectures"]
 
 
 def _triton_version() -> str | None:
@@ -76,7 +77,7 @@ def implementations(name: str, overload: str) -> dict[str, Callable[..., Any]]:
         return {"CompositeExplicitAutograd": in_triton}
     by_key = {"CompositeExplicitAutograd": getattr(reference, name)}
     if overload == "default" and has_triton:
-        by_key |= dict.fromkeys(TRITON_DEVICES, in_triton)
+        by_key |= {key: in_triton for key in TRITON_DEVICES if key != "CUDA" or not cuda_architectures}
     return by_key
 
 
@@ -87,6 +88,11 @@ def _checked(name: str, source: str) -> str:
         raise RuntimeError(
             f"{source}: 'cpu' is not in this build, which is pure Python (REINMAX_KERNELS_NATIVE=0 or no compiled "
             "module); install with the C++ kernels, or use 'reference'"
+        )
+    if name == "cuda" and not cuda_architectures:
+        raise RuntimeError(
+            f"{source}: 'cuda' is not in this build; install with nvcc beside a torch of the same CUDA, or with "
+            "FORCE_CUDA=1, or use 'triton'"
         )
     if name == "triton" and not has_triton:
         raise RuntimeError(
@@ -110,10 +116,10 @@ def backend(name: str) -> Iterator[None]:
     """Serve every call inside the `with` block, in this thread, by one backend.
 
     `"auto"` (the default): the fastest that this build has for the tensor's device. `"reference"`: plain PyTorch.
-    `"cpu"`: the C++ kernels. `"triton"`: the Triton kernels, for tensors on a GPU, and on the CPU where
-    TRITON_INTERPRET=1 was set before the first call. The environment variable REINMAX_KERNELS_BACKEND chooses for the
-    whole process. All backends draw the same sample from the same seed. The backward of a call runs where its forward
-    ran.
+    `"cpu"`: the C++ kernels. `"cuda"`: the CUDA C++ kernels. `"triton"`: the Triton kernels, for tensors on a GPU, and
+    on the CPU where TRITON_INTERPRET=1 was set before the first call. The environment variable REINMAX_KERNELS_BACKEND
+    chooses for the whole process. All backends draw the same sample from the same seed. The backward of a call runs
+    where its forward ran.
 
     Raises ValueError for an unknown name, RuntimeError for a backend that this build has not.
     """
@@ -127,8 +133,8 @@ def backend(name: str) -> Iterator[None]:
 def overload(device: torch.device) -> str:
     """The overload of the ops that serves tensors of this device now."""
     name = _forced.name
-    if name == "cpu" and device.type != "cpu":
-        raise ValueError(f"backend: 'cpu' serves CPU tensors, got logits on {device}")
+    if name in ("cpu", "cuda") and device.type != name:
+        raise ValueError(f"backend: {name!r} serves {name.upper()} tensors, got logits on {device}")
     if name == "triton":
         if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             raise ValueError("backend: 'triton' serves CPU tensors only under TRITON_INTERPRET=1; got logits on cpu")
@@ -144,7 +150,7 @@ def build_info() -> dict[str, Any]:
 
     info: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "backends": ["reference"]}
     if native is not None:
-        info["backends"].append("cpu")
+        info["backends"] += ["cpu", "cuda"] if cuda_architectures else ["cpu"]
         info |= native.build_info()
     if has_triton:
         info["backends"].append("triton")

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import importlib.machinery
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import reinmax_kernels
-from reinmax_kernels import backends
+from reinmax_kernels import backends, ops
 
 native_only = pytest.mark.skipif(backends.native is None, reason="this build has no C++ kernels")
 PACKAGE = Path(reinmax_kernels.__file__).parent
@@ -44,7 +45,7 @@ def test_backend_belongs_to_its_thread():
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match=r"expected one of auto, reference, cpu, triton; got 'gpu'"):
+    with pytest.raises(ValueError, match=r"expected one of auto, reference, cpu, cuda, triton; got 'gpu'"):
         reinmax_kernels.backend("gpu").__enter__()
 
 
@@ -78,6 +79,35 @@ def test_cpu_backend_refuses_tensors_of_other_devices():
         reinmax_kernels.sample(torch.empty(3, 4, device="meta"), seed=1)
 
 
+cuda_only = pytest.mark.skipif(not backends.cuda_architectures, reason="this build has no CUDA kernels")
+
+
+@pytest.mark.skipif(bool(backends.cuda_architectures), reason="this build has CUDA kernels")
+def test_cuda_backend_is_refused_where_it_was_not_built():
+    with pytest.raises(RuntimeError, match="'cuda' is not in this build; install with nvcc beside a torch"):
+        reinmax_kernels.backend("cuda").__enter__()
+
+
+@cuda_only
+def test_cuda_backend_serves_cuda_tensors_alone():
+    with reinmax_kernels.backend("cuda"):
+        assert backends.overload(torch.device("cuda", 0)) == "default"
+        with pytest.raises(ValueError, match="'cuda' serves CUDA tensors, got logits on cpu"):
+            reinmax_kernels.sample(torch.zeros(2, 3), seed=1)
+
+
+@pytest.mark.parametrize("op", ops.TABLE)
+def test_cuda_tensors_are_served_by_cuda_kernels_where_they_were_built_else_by_triton(op):
+    """As the dispatcher of PyTorch has it, which is asked here for there may be no GPU to ask."""
+    registered = torch._C._dispatch_dump(f"{ops.NAMESPACE}::{op}")
+    served = {line.split(":")[0]: line for line in registered.splitlines()}
+    if backends.cuda_architectures:
+        assert "csrc/cuda/ops.cpp" in served["CUDA"]
+    else:
+        assert ("CUDA" in served) == backends.has_triton
+    assert ("XPU" in served) == backends.has_triton
+
+
 @pytest.mark.parametrize(("name", "overload"), [("auto", "default"), ("reference", "reference")])
 def test_environment_chooses_for_the_process(name, overload):
     code = "import torch; from reinmax_kernels import backends; print(backends.overload(torch.device('cpu')))"
@@ -87,7 +117,7 @@ def test_environment_chooses_for_the_process(name, overload):
 
 def test_environment_with_an_unknown_backend():
     result = python("import reinmax_kernels", REINMAX_KERNELS_BACKEND="fast")
-    assert "REINMAX_KERNELS_BACKEND: expected one of auto, reference, cpu, triton; got 'fast'" in result.stderr
+    assert "REINMAX_KERNELS_BACKEND: expected one of auto, reference, cpu, cuda, triton; got 'fast'" in result.stderr
 
 
 @native_only
@@ -112,7 +142,8 @@ def test_build_info_and_its_command():
     if backends.native is not None:
         assert info["simd"] in info["simd_available"]
         assert info["compiler"]
-        assert info["cuda_architectures"] == []
+        assert all(re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", each) for each in info["cuda_architectures"])
+        assert ("cuda" in info["backends"]) == bool(info["cuda_architectures"])
 
 
 @pytest.fixture

@@ -85,8 +85,12 @@ cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared_b
 
 cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared_bytes,
                              cudaStream_t stream) {
-  const Launch launch = {kernels().at(function),      {grid.x, grid.y, grid.z}, {block.x, block.y, block.z},
-                         uint64_t(shared_bytes), stream,                   arguments};
+  const Launch launch = {kernels().at(function),
+                         {grid.x, grid.y, grid.z},
+                         {block.x, block.y, block.z},
+                         uint64_t(shared_bytes),
+                         stream,
+                         arguments};
   return last_error = on_launch(&launch) ? cudaSuccess : cudaErrorLaunchFailure;
 }
 cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) {
@@ -125,8 +129,7 @@ AOTITorchError __real_aoti_torch_empty_strided(int64_t, const int64_t*, const in
 AOTITorchError __wrap_aoti_torch_empty_strided(int64_t dims, const int64_t* sizes, const int64_t* strides,
                                                int32_t dtype, int32_t device_type, int32_t device_index,
                                                AtenTensorHandle* tensor) {
-  const auto error =
-      __real_aoti_torch_empty_strided(dims, sizes, strides, dtype, device_type, device_index, tensor);
+  const auto error = __real_aoti_torch_empty_strided(dims, sizes, strides, dtype, device_type, device_index, tensor);
   if (error == 0) tell(*tensor, false);
   return error;
 }

@@ -1,4 +1,5 @@
-// The op table as it is, but for CPU tensors: its kernels run on an interpreter, which has the host's memory for its own.
+// The op table as it is, but for CPU tensors: its kernels run on an interpreter, which has the host's memory for its
+// own.
 #include "cuda/device.h"
 #include "cuda/operands.h"
 #include "tensors.h"
