@@ -105,19 +105,7 @@ def architecture_flags(names: Sequence[str]) -> list[str]:
 def compile_objects(sources: Sequence[Path], folder: Path, names: Sequence[str], flags: Sequence[str]) -> list[str]:
     """Compiles by ninja, MAX_JOBS at a time, what has changed since the last time, headers included."""
     folder.mkdir(parents=True, exist_ok=True)
-    rule = [
-        str(nvcc()),
-        *NVCC_FLAGS,
-        *architecture_flags(names),
-        *flags,
-        "-MD",
-        "-MF",
-        "$out.d",
-        "-c",
-        "$in",
-        "-o",
-        "$out",
-    ]
+    command = [str(nvcc()), *NVCC_FLAGS, *architecture_flags(names), *flags, "-MD -MF $out.d -c $in -o $out"]
     objects = {source: folder.resolve() / f"{source.stem}.o" for source in sources}
     edges = [f"build {_escaped(target)}: nvcc {_escaped(source.resolve())}" for source, target in objects.items()]
     lines = ["rule nvcc", f"  command = {' '.join(command)}", "  depfile = $out.d", "  deps = gcc", *edges]
