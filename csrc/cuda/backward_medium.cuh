@@ -29,25 +29,29 @@ __global__ void __launch_bounds__(kMostThreads) backward_medium_kernel(const Bac
     const int access = a * threads + thread;
     held[a] = upstream.template load<kWidth>(accesses.position(access), access < accesses.wide);
   }
-  const int single = accesses.position_of_single(thread);
-  const auto load_single = [&] { return upstream.template load<1>(single, accesses.has(single)); };
+  const int j_single = accesses.position_of_single(thread);
+  Operands<Real, 1> single;
+  if constexpr (kWidth > 1) single = upstream.template load<1>(j_single, accesses.has(j_single));
+  const int drawn = int(arguments.index[row]);
+  const Real g_drawn = upstream.template load<1>(drawn, true).g[0];
 
   const Exponentials<Real, kTempered> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments.tau);
   Partial<Real, kTempered> sums;
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) sums.add(held[a], of);
-  if constexpr (kWidth > 1) sums.add(load_single(), of);
+  if constexpr (kWidth > 1) sums.add(single, of);
   sums.combine(warps, of);
 
-  const int drawn = int(arguments.index[row]);
-  const Gradient<Estimator, Real, kTempered> gradient(of, sums, upstream.template load<1>(drawn, true).g[0]);
+  const Gradient<Estimator, Real, kTempered> gradient(of, sums, g_drawn);
   T* const out = static_cast<T*>(arguments.grad_logits) + row * arguments.logits.categories;
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) {
     const int access = a * threads + thread, j = accesses.position(access);
     if (access < accesses.wide) store_adjacent(out + j, gradient(held[a], j, drawn));
   }
-  if (kWidth > 1 && accesses.has(single)) store_adjacent(out + single, gradient(load_single(), single, drawn));
+  if constexpr (kWidth > 1) {
+    if (accesses.has(j_single)) store_adjacent(out + j_single, gradient(single, j_single, drawn));
+  }
 }
 
 }  // namespace reinmax_kernels::cuda
