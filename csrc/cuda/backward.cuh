@@ -31,43 +31,51 @@ void backward_short(const BackwardArguments& arguments, Stream stream) {
   launch(kernel, grid, kShortThreads, 0, stream, arguments, group);
 }
 
-template <class Estimator, class T, bool kTempered>
+template <class Estimator, class T, int kWidth, bool kTempered>
 void backward_medium(const BackwardArguments& arguments, Stream stream) {
   const Logits& logits = arguments.logits;
-  const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T> * kWarp), kMostWarps);
-  const auto kernel = are_aligned_alike(arguments) ? backward_medium_kernel<Estimator, T, kWidest<T>, kTempered>
-                                                   : backward_medium_kernel<Estimator, T, 1, kTempered>;
+  const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T, kWidth> * kWarp), kMostWarps);
+  const auto kernel = backward_medium_kernel<Estimator, T, kWidth, kTempered>;
   launch(kernel, dim3(shape.blocks), shape.threads, 0, stream, arguments, shape.warps);
 }
 
-template <class Estimator, class T, bool kTempered, bool kAway>
+template <class Estimator, class T, int kWidth, bool kTempered, bool kAway>
 void backward_long(const BackwardArguments& arguments, void* scratch, Stream stream) {
   const Logits& logits = arguments.logits;
   const Parts parts = parts_of(logits, scratch);
-  const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T> * kWarp), kLongWarps);
-  const auto kernel = are_aligned_alike(arguments)
-                          ? backward_long_kernel<Estimator, T, kWidest<T>, kTempered, kAway>
-                          : backward_long_kernel<Estimator, T, 1, kTempered, kAway>;
+  const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T, kWidth> * kWarp), kLongWarps);
   const auto launch_step = [&](Step step, int parts_that_work) {
-    launch(kernel, dim3(shape.blocks, unsigned(parts_that_work)), shape.threads, 0, stream, arguments, shape.warps,
-           parts, step);
+    const auto kernel = backward_long_kernel<Estimator, T, kWidth, kTempered, kAway>;
+    const dim3 grid(shape.blocks, unsigned(parts_that_work));
+    launch(kernel, grid, shape.threads, 0, stream, arguments, shape.warps, parts, step);
   };
   if (parts.count == 1) return launch_step(Step::kAll, 1);
   launch_step(Step::kSum, parts.count);
   launch_step(Step::kWrite, kAway ? 1 : parts.count);
 }
 
-template <class Estimator, class T, bool kTempered>
-void backward_rows(const BackwardArguments& arguments, void* scratch, Stream stream) {
-  const int64_t categories = arguments.logits.categories;
-  if (categories <= kMostShort) return backward_short<Estimator, T, kTempered>(arguments, stream);
+template <class Estimator, class T, int kWidth, bool kTempered>
+void backward_of_more(const BackwardArguments& arguments, void* scratch, Stream stream) {
   if constexpr (Estimator::kKnownAwayFromDrawn && !kTempered) {
     if (arguments.grad_probs.data == nullptr) {
-      return backward_long<Estimator, T, kTempered, true>(arguments, scratch, stream);
+      return backward_long<Estimator, T, kWidth, kTempered, true>(arguments, scratch, stream);
     }
   }
-  if (categories <= kHeld<T> * kMostWarps * kWarp) return backward_medium<Estimator, T, kTempered>(arguments, stream);
-  backward_long<Estimator, T, kTempered, false>(arguments, scratch, stream);
+  if (arguments.logits.categories <= kHeld<T, kWidth> * kMostWarps * kWarp) {
+    return backward_medium<Estimator, T, kWidth, kTempered>(arguments, stream);
+  }
+  backward_long<Estimator, T, kWidth, kTempered, false>(arguments, scratch, stream);
+}
+
+template <class Estimator, class T, bool kTempered>
+void backward_rows(const BackwardArguments& arguments, void* scratch, Stream stream) {
+  if (arguments.logits.categories <= kMostShort) {
+    backward_short<Estimator, T, kTempered>(arguments, stream);
+  } else if (are_aligned_alike(arguments)) {
+    backward_of_more<Estimator, T, kWidest<T>, kTempered>(arguments, scratch, stream);
+  } else {
+    backward_of_more<Estimator, T, 1, kTempered>(arguments, scratch, stream);
+  }
 }
 
 template <class Estimator>

@@ -6,9 +6,10 @@
 
 namespace reinmax_kernels::cuda {
 
-// Of a row, to a thread: as many as half of a processor's threads can hold without a spill.
-template <class T>
-constexpr int kHeld = std::is_same_v<T, double> ? 2 : 8;
+// Of a row, to a thread: as many as half of a processor's threads can hold without a spill. Fewer where each element is
+// an access, whose address takes registers too.
+template <class T, int kWidth>
+constexpr int kHeld = std::is_same_v<T, double> ? 2 : kWidth == 1 ? 4 : 8;
 
 constexpr int kMostThreads = 1024;  // of a block
 
@@ -16,7 +17,7 @@ constexpr int kMostThreads = 1024;  // of a block
 template <class Estimator, class T, int kWidth, bool kTempered>
 __global__ void __launch_bounds__(kMostThreads) backward_medium_kernel(const BackwardArguments arguments, Warps warps) {
   using Real = Computed<T>;
-  constexpr int kAccesses = kHeld<T> / kWidth;
+  constexpr int kAccesses = kHeld<T, kWidth> / kWidth;
   const int threads = warps.count * 32, thread = threadIdx.x % threads;
   const int64_t row = int64_t(blockIdx.x) * (blockDim.x / threads) + threadIdx.x / threads;
   if (row >= arguments.logits.rows) return;
