@@ -81,11 +81,14 @@ __global__ void __launch_bounds__(kLongWarps * 32, 2)
 
   Partial<Real, kTempered> sums;
   if (step != Step::kWrite) {
-    const Real g_drawn = kAway ? at_drawn().g[0] : 0;
-    share.for_each([&](const auto& at, int j) {
-      sums.add(at, of);
-      if constexpr (kAway) store_adjacent(out + j, away_from_drawn<Estimator>(at, g_drawn, of.softmax));
-    });
+    if constexpr (kAway) {
+      const Real g_drawn = at_drawn().g[0];
+      share.for_each([&](const auto& at, int j) {
+        store_adjacent(out + j, away_from_drawn<Estimator>(at, g_drawn, of.softmax, sums.pi_g));
+      });
+    } else {
+      share.for_each([&](const auto& at, int) { sums.add(at, of); });
+    }
   } else {
 #pragma unroll 1
     for (int k = thread; k < parts.count; k += threads) sums.add(load_part<Real, kTempered>(parts, rows, row, k), of);

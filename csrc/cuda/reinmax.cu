@@ -16,7 +16,7 @@ struct ReinMax {
 
   template <class Real>
   static __device__ Real away_from_drawn(Real pi, Real g, Real g_drawn) {
-    return Real(0.5) * pi * (g - g_drawn);
+    return pi * multiply_add(Real(0.5), g, Real(-0.5) * g_drawn);  // pi (g - g_D) / 2, one operation less
   }
 };
 

@@ -77,13 +77,17 @@ struct Partial {
   }
 };
 
-// Where the estimator knows it without sums.
+// Where the estimator knows it without sums; adds up the one that the drawn category needs.
 template <class Estimator, class Real, int kWidth>
 __device__ __forceinline__ Pack<Real, kWidth> away_from_drawn(const Operands<Real, kWidth>& at, Real g_drawn,
-                                                              const Softmax<Real>& softmax) {
+                                                              const Softmax<Real>& softmax, Real& pi_g) {
   Pack<Real, kWidth> gradient;
 #pragma unroll
-  for (int e = 0; e < kWidth; ++e) gradient[e] = Estimator::away_from_drawn(softmax(at.x[e]), at.g[e], g_drawn);
+  for (int e = 0; e < kWidth; ++e) {
+    const Real pi = softmax(at.x[e]);
+    pi_g = multiply_add(pi, at.g[e], pi_g);
+    gradient[e] = Estimator::away_from_drawn(pi, at.g[e], g_drawn);
+  }
   return gradient;
 }
 
