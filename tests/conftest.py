@@ -12,6 +12,8 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import reinmax_kernels
 from reinmax_kernels import backends
 
+pytest.register_assert_rewrite("device_results")
+
 BACKENDS = ("reference",) if backends.native is None else ("reference", "cpu")
 
 # Derandomised: a failure here is a failure everywhere, and a rerun proves a repair.

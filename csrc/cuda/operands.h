@@ -1,4 +1,5 @@
-// Tensors [..., C] as the kernels read them: rows that step as two loops do, the same two for all tensors of a kernel.
+// Tensors [..., C] as the kernels read them: rows that step as two loops do, the same two for all tensors of a kernel,
+// and of logits and mask such whose categories are adjacent.
 #pragma once
 
 #include <array>
@@ -22,8 +23,7 @@ inline Tensor empty_beside(const Tensor& logits, const std::vector<int64_t>& siz
   return empty(sizes, dtype, type, logits.get_device());
 }
 
-// Logits, mask and gradients, each broadcast to the logits' shape. Nothing is copied where the leading dimensions of
-// all of them together step as at most two loops do.
+// Logits, mask and gradients, each broadcast to the logits' shape. Nothing is copied where that is how they lie.
 class Operands {
  public:
   Operands(const Shape& shape, const Tensor& logits, const std::optional<Tensor>& mask,
@@ -41,11 +41,16 @@ class Operands {
       require_device(*tensor, logits);
       require(tensor->dim() <= int64_t(shape.sizes.size()), "expected a tensor that broadcasts to the logits' shape");
     }
+    for (int t : {kLogits, kMask}) {
+      if (!tensors_[t] || shape.categories == 1 || category_stride(t, shape) == 1) continue;
+      std::vector<int64_t> sizes(tensors_[t]->sizes().begin(), tensors_[t]->sizes().end());
+      if (sizes.empty()) sizes.push_back(1);
+      sizes.back() = shape.categories;
+      copy(t, sizes);
+    }
     if (!find_loops(shape)) {
-      for (std::optional<Tensor>& tensor : tensors_) {
-        if (!tensor) continue;
-        Tensor copy = empty_beside(logits, shape.sizes, tensor->scalar_type());
-        tensor = torch::stable::copy_(copy, *tensor);
+      for (int t = 0; t < kTensors; ++t) {
+        if (tensors_[t]) copy(t, shape.sizes);
       }
       find_loops(shape);
     }
@@ -53,8 +58,8 @@ class Operands {
     logits_.rows = shape.rows;
     logits_.categories = shape.categories;
     logits_.inner = loops_[1].size == 1 ? 1 : loops_[0].size;
-    logits_.values = rows(0, shape);
-    logits_.mask = rows(1, shape);
+    logits_.values = rows(kLogits, shape);
+    logits_.mask = rows(kMask, shape);
     grad_one_hot_ = rows(2, shape);
     grad_probs_ = rows(3, shape);
   }
@@ -64,7 +69,7 @@ class Operands {
   const Rows& grad_probs() const { return grad_probs_; }
 
  private:
-  static constexpr int kTensors = 4, kLoops = 2;
+  static constexpr int kLogits = 0, kMask = 1, kTensors = 4, kLoops = 2;
   struct Loop {
     int64_t size = 1;
     std::array<int64_t, kTensors> stride{};
@@ -93,12 +98,20 @@ class Operands {
     return true;
   }
 
+  int64_t category_stride(int t, const Shape& shape) const {
+    return broadcast_stride(*tensors_[t], shape.sizes, int64_t(shape.sizes.size()) - 1);
+  }
+
+  void copy(int t, const std::vector<int64_t>& sizes) {
+    Tensor contiguous = empty_beside(*tensors_[kLogits], sizes, tensors_[t]->scalar_type());
+    tensors_[t] = torch::stable::copy_(contiguous, *tensors_[t]);
+  }
+
   Rows rows(int t, const Shape& shape) const {
     if (!tensors_[t]) return {};
     Rows result;
     result.data = tensors_[t]->const_data_ptr();
-    result.category_stride = broadcast_stride(*tensors_[t], shape.sizes, int64_t(shape.sizes.size()) - 1);
-    if (shape.categories == 1) result.category_stride = 1;
+    result.category_stride = shape.categories == 1 ? 1 : category_stride(t, shape);
     if (loops_[1].size == 1) {  // rows need no division: inner is 1
       result.outer_stride = loops_[0].stride[t];
     } else {

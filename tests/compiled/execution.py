@@ -14,6 +14,7 @@ import torch
 from ptx.report import Report
 
 from bench.static.launches import Launch, intercepted, leaves
+from reinmax_kernels import triton_kernels
 
 INTEGERS = {"i32": np.int32, "i64": np.int64}
 UNSIGNED = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
@@ -23,7 +24,7 @@ SCRATCH = 16  # bytes, for two pointers that Triton adds and these kernels don't
 
 @dataclass
 class Execution:
-    """What was launched, and the report of each launch."""
+    """The ops in Triton, what they launched, and the report of each launch."""
 
     target: int
     edit: Callable[[str], str] | None
@@ -31,6 +32,9 @@ class Execution:
     launches: list[Launch] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
     written: set[int] = field(default_factory=set)  # addresses of outputs that an earlier launch wrote to
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        return getattr(triton_kernels, name)
 
     def carry_out(self, launch: Launch) -> None:
         compiled = launch.compile(self.target)

@@ -12,13 +12,13 @@ from fractions import Fraction
 import pytest
 import torch
 from boundaries import counter_for, edges
+from device_results import seed
 from test_contract import weights
 
 from reinmax_kernels import triton_kernels
 from reinmax_kernels.reference import contract
 
 from .execution import executed
-from .test_results import seed
 
 LOG2_E = torch.tensor(contract.LOG2_E)
 COEFFICIENTS = torch.tensor(contract.EXP2_COEFFICIENTS)

@@ -4,12 +4,12 @@ import re
 
 import pytest
 import torch
+from device_results import operands, random, seed
 from ptx import Kind
 
 from reinmax_kernels import ops, triton_kernels
 
 from .execution import executed
-from .test_results import operands, random, seed
 
 REFERENCE = ops.OPS["reference"]
 

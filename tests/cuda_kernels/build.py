@@ -36,10 +36,12 @@ class Build:
 
     architecture: int
     folder: Path
-    namespace: str
 
     @cached_property
     def library(self) -> ctypes.CDLL:
+        self.schemas = torch.library.Library(namespace(self.architecture), "DEF")  # forgotten when it is collected
+        for name, op in ops.TABLE.items():
+            self.schemas.define(name + op.schema)
         return ctypes.CDLL(str(self.folder / "library.so"))
 
     @cached_property
@@ -50,7 +52,11 @@ class Build:
         }
 
     def op(self, name: str) -> torch._ops.OpOverload:
-        return getattr(getattr(torch.ops, self.namespace), name).default
+        return getattr(getattr(torch.ops, namespace(self.architecture)), name).default
+
+
+def namespace(architecture: int) -> str:
+    return f"reinmax_kernels_sm_{architecture}"
 
 
 def split(text: str) -> dict[str, str]:
@@ -74,8 +80,7 @@ def run(command: Sequence[object]) -> None:
 
 def build(architecture: int, folder: Path, source: Path = ROOT / "csrc") -> Build:
     """Everything of csrc/cuda, as the library has it but for the CUDA runtime and torch's streams."""
-    namespace = f"reinmax_kernels_sm_{architecture}"
-    common = [f"-I{source}", f"-Dreinmax_kernels={namespace}"]
+    common = [f"-I{source}", f"-Dreinmax_kernels={namespace(architecture)}"]
     for path in (source / "cuda").glob("*.cu"):
         target = folder / path.stem
         target.mkdir()
@@ -90,11 +95,4 @@ def build(architecture: int, folder: Path, source: Path = ROOT / "csrc") -> Buil
     wrapped = [f"-Wl,--wrap={name}" for name in WRAPPED]
     flags = ["-shared", "-Wl,-z,defs", *wrapped, *libraries, "-ltorch", "-ltorch_cpu", "-lc10"]
     run(["c++", *objects, *flags, "-o", folder / "library.so"])
-    library = torch.library.Library(namespace, "DEF")
-    for name, op in ops.TABLE.items():
-        library.define(name + op.schema)
-    LIBRARIES.append(library)
-    return Build(architecture, folder, namespace)
-
-
-LIBRARIES: list[torch.library.Library] = []  # torch forgets the ops of a library that is collected
+    return Build(architecture, folder)

@@ -1,0 +1,215 @@
+"""What kernels for a GPU have to give, carried out on the PTX interpreter and compared with the reference: cases that
+all ways to write them share. The interpreter checks every access besides: a launch that reads or writes where it must
+not, races or reads what nobody wrote is an error.
+
+Indices equal the contract's to the bit; the interpreter rounds a fused multiply-add once, as a GPU does.
+
+The fixture `executed` is a context in which the ops, as methods of what it gives, run for a compute capability and on a
+device of so many multiprocessors.
+"""
+
+import pytest
+import torch
+from test_contract import NAMES, vector
+
+from reinmax_kernels import ops
+
+REFERENCE = ops.OPS["reference"]
+BACKWARDS = ("reinmax_backward", "straight_through_backward")
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+SHAPES = [(5, 10), (4, 64), (2, 1000), (1, 1030)]  # several rows to a program, one, and one of several chunks
+LONG = [(1, 16384 + 16), (1, 16385)]
+CASES = [*((shape, torch.float32) for shape in SHAPES), *zip(SHAPES, DTYPES[1:] * 2, strict=False)]
+IN_PARTS = 132  # multiprocessors, for which one long row is far too little work
+
+
+def seed(*values):
+    return torch.tensor(values or (5,))
+
+
+def random(shape, dtype, scale=1.0):
+    return (scale * torch.randn(shape)).to(dtype)
+
+
+def operands(name):
+    """Of a contract vector: the logits, the other arguments of a draw, and the index that they must give."""
+    logits, args, index = vector(name)
+    seeds = args["seed"] if isinstance(args["seed"], torch.Tensor) else seed(args["seed"])
+    return logits, (seeds, None, args["offset"], args["row_offset"]), index
+
+
+def assert_rounded(found, truth, tolerance):
+    """Within half a unit in the last place, and a tolerance of what was computed before it was rounded."""
+    eps = torch.finfo(found.dtype).eps
+    subnormal = torch.finfo(found.dtype).smallest_normal * eps
+    bound = 0.5 * eps * truth.abs() * (1 + eps) + subnormal + tolerance
+    assert ((found.double() - truth).abs() <= bound).all()
+
+
+class Draws:
+    """Forward."""
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_contract_vectors(self, executed, name):
+        logits, arguments, index = operands(name)
+        with executed() as device:
+            assert torch.equal(device.sample(logits, *arguments), index)
+
+    @pytest.mark.parametrize("name", NAMES[::6])
+    def test_contract_vectors_through_the_one_hot(self, executed, name):
+        logits, arguments, index = operands(name)
+        with executed() as device:
+            one_hot, _, drawn, _ = device.sample_dense(logits, *arguments)
+        assert torch.equal(drawn, index)
+        assert torch.equal(one_hot, torch.nn.functional.one_hot(index, logits.shape[-1]).to(logits.dtype))
+
+    @pytest.mark.parametrize(("shape", "dtype"), CASES)
+    def test_forward(self, executed, shape, dtype):
+        self.check(executed, shape, dtype, None)
+
+    @pytest.mark.parametrize("processors", [None, IN_PARTS], ids=["whole", "in parts"])
+    @pytest.mark.parametrize(("shape", "dtype"), [*zip(LONG, [torch.bfloat16, torch.float64], strict=True)])
+    def test_forward_of_long_rows(self, executed, shape, dtype, processors):
+        self.check(executed, shape, dtype, processors)
+
+    def check(self, executed, shape, dtype, processors):
+        logits = random(shape, dtype, 2)
+        expected = REFERENCE["sample_dense"](logits, seed(), None, 3, 7)
+        with executed(processors=processors) as device:
+            index = device.sample(logits, seed(), None, 3, 7)
+            one_hot, probs, dense_index, log_sum_exp = device.sample_dense(logits, seed(), None, 3, 7)
+        assert torch.equal(index, expected[2])
+        assert torch.equal(dense_index, expected[2])
+        assert torch.equal(one_hot, expected[0])
+        assert_rounded(probs, logits.double().softmax(-1), 3e-7 if dtype != torch.float64 else 1e-15)
+        assert torch.allclose(log_sum_exp, expected[3], rtol=0, atol=1e-13 if dtype == torch.float64 else 2e-7)
+
+    @pytest.mark.parametrize(("rows", "categories"), [(6, 5), (6, 1100), (768, 5)])
+    def test_seeds_of_groups(self, executed, rows, categories):
+        logits, seeds = torch.randn(rows, categories), seed(1, -2, 2**62)
+        for offset, row_offset in ((0, 0), (-1, 2**40), (1, -1)):
+            with executed() as device:
+                index = device.sample(logits, seeds, None, offset, row_offset)
+            assert torch.equal(index, REFERENCE["sample"](logits, seeds, None, offset, row_offset))
+
+
+class Gradients:
+    """Backward."""
+
+    @pytest.mark.parametrize("tau", [None, 0.5])
+    @pytest.mark.parametrize(("shape", "dtype"), CASES[2:])
+    @pytest.mark.parametrize("name", BACKWARDS)
+    def test_backward(self, executed, name, shape, dtype, tau):
+        self.check(executed, name, shape, dtype, tau, "gh" if tau else "g", None)
+
+    @pytest.mark.parametrize("processors", [None, IN_PARTS], ids=["whole", "in parts"])
+    @pytest.mark.parametrize(("tau", "gradients"), [(None, "g"), (0.5, "gh")])
+    @pytest.mark.parametrize("shape", LONG[:1])
+    @pytest.mark.parametrize("name", BACKWARDS)
+    def test_backward_of_long_rows(self, executed, name, shape, tau, gradients, processors):
+        self.check(executed, name, shape, torch.bfloat16, tau, gradients, processors)
+
+    def check(self, executed, name, shape, dtype, tau, gradients, processors):
+        logits, g, h = random(shape, dtype, 2), random(shape, dtype), random(shape, dtype)
+        g, h = (gradient if letter in gradients else None for letter, gradient in (("g", g), ("h", h)))
+        _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
+        tau = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+        with executed(processors=processors) as device:
+            grad = getattr(device, name)(g, h, logits, index, log_sum_exp, None, tau)
+        doubles = [None if gradient is None else gradient.double() for gradient in (g, h)]
+        truth = REFERENCE[name](*doubles, logits.double(), index, log_sum_exp, None, tau)
+        assert grad.dtype == dtype
+        assert_rounded(grad, truth, 4e-6 if dtype != torch.float64 else 4e-14)
+
+
+class OtherTargets:
+    """Compute capabilities beside 9.0."""
+
+    @pytest.mark.parametrize("target", [80, 120])
+    @pytest.mark.parametrize("name", NAMES[5::15])
+    def test_contract_vectors(self, executed, name, target):
+        logits, arguments, index = operands(name)
+        with executed(target) as device:
+            assert torch.equal(device.sample(logits, *arguments), index)
+
+    # Of sm_120's bfloat16 the interpreter doesn't know the subtraction that widens its operands.
+    @pytest.mark.parametrize(("target", "dtype"), [(80, torch.bfloat16), (120, torch.float32)])
+    @pytest.mark.parametrize("shape", [(5, 10), (1, 1030), (1, 16385)])
+    def test_values_and_gradients(self, executed, shape, target, dtype):
+        logits, g = random(shape, dtype, 2), random(shape, dtype)
+        expected = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
+        with executed(target) as device:
+            _, _, index, log_sum_exp = device.sample_dense(logits, seed(), None, 0, 0)
+            grads = [getattr(device, name)(g, None, logits, *expected[2:], None, None) for name in BACKWARDS]
+        assert torch.equal(index, expected[2])
+        assert torch.allclose(log_sum_exp, expected[3], rtol=0, atol=2e-7)
+        for name, grad in zip(BACKWARDS, grads, strict=True):
+            truth = REFERENCE[name](g.double(), None, logits.double(), *expected[2:], None, None)
+            assert_rounded(grad, truth, 4e-6)
+
+
+LAYOUTS = {
+    "transposed": lambda shape: torch.randn(shape[-1], *shape[:-1]).movedim(0, -1),
+    "sliced": lambda shape: torch.randn(*shape[:-1], 2 * shape[-1] + 1)[..., 1::2],
+    "leading swapped": lambda shape: torch.randn(shape[1], shape[0], shape[2]).transpose(0, 1),
+    "broadcast": lambda shape: torch.randn(1, *shape[1:]).expand(shape),
+    "unaligned": lambda shape: torch.randn(shape[0] * shape[1] * shape[2] + 1)[1:].view(shape),
+}
+
+
+class Rows:
+    """Masks, strides, rows without a distribution."""
+
+    @pytest.mark.parametrize("categories", [10, 1100, 16385])
+    def test_masks(self, executed, categories):
+        torch.manual_seed(3)
+        logits, g = torch.randn(2, categories), torch.randn(2, categories)
+        mask = torch.rand(categories) < 0.7
+        mask[0] = True
+        logits.masked_fill_(~mask, torch.nan)
+        expected = REFERENCE["sample_dense"](logits, seed(), mask, 0, 0)
+        with executed() as device:
+            _, probs, index, _ = device.sample_dense(logits, seed(), mask, 0, 0)
+            grad = device.reinmax_backward(g, None, logits, *expected[2:], mask, None)
+        assert torch.equal(index, expected[2])
+        assert (probs[:, ~mask] == 0).all()
+        assert (grad[:, ~mask] == 0).all()
+        assert torch.allclose(
+            grad, REFERENCE["reinmax_backward"](g, None, logits, *expected[2:], mask, None), atol=1e-6
+        )
+
+    @pytest.mark.parametrize(("layout", "categories"), [*((layout, 10) for layout in LAYOUTS), ("unaligned", 1500)])
+    def test_strides(self, executed, layout, categories):
+        logits, g = (LAYOUTS[layout]((2, 3, categories)) for _ in range(2))
+        expected = REFERENCE["sample_dense"](logits.contiguous(), seed(), None, 0, 0)
+        args = (g, None, logits, *expected[2:], None, None)
+        with executed() as device:
+            index = device.sample(logits, seed(), None, 0, 0)
+            grad = device.reinmax_backward(*args)
+        assert torch.equal(index, expected[2])
+        assert torch.allclose(grad, REFERENCE["reinmax_backward"](*args), atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("categories", "value"),
+        [
+            (7, torch.nan),
+            (64, torch.inf),
+            *((1100, value) for value in (torch.nan, torch.inf, -torch.inf)),
+            (17000, torch.nan),
+        ],
+    )
+    def test_a_row_without_a_distribution_disturbs_no_other(self, executed, categories, value):
+        logits = torch.randn(3, categories).bfloat16()
+        expected = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
+        spoilt = logits.clone()
+        spoilt[1, slice(None) if value == -torch.inf else -1] = value
+        with executed() as device:
+            one_hot, probs, index, log_sum_exp = device.sample_dense(spoilt, seed(), None, 0, 0)
+            grad = device.reinmax_backward(spoilt, None, spoilt, index, log_sum_exp, None, None)
+        assert index[1] == 0
+        assert probs[1].isnan().all()
+        assert log_sum_exp[1].isnan()
+        assert grad[1].isnan().all()
+        assert torch.equal(index[::2], expected[2][::2])
+        assert torch.equal(one_hot[::2], expected[0][::2])
+        assert grad[::2].isfinite().all()
