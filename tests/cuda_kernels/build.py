@@ -1,9 +1,11 @@
 """Builds the CUDA backend for one architecture as PTX, with a fake CUDA runtime under it."""
 
 import ctypes
+import os
 import re
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,21 +80,29 @@ def run(command: Sequence[object]) -> None:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{result.stdout}{result.stderr}")
 
 
-def build(architecture: int, folder: Path, source: Path = ROOT / "csrc") -> Build:
+def build(architecture: int, folder: Path, source: Path = ROOT / "csrc") -> None:
     """Everything of csrc/cuda, as the library has it but for the CUDA runtime and torch's streams."""
     common = [f"-I{source}", f"-Dreinmax_kernels={namespace(architecture)}"]
-    for path in (source / "cuda").glob("*.cu"):
+    system = [*cpp_extension.include_paths(), cuda_toolkit.home() / "include"]
+    includes = [part for path in system for part in ("-isystem", path)]
+    cpp = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_ABI}"]
+
+    def compile_kernels(path: Path) -> Path:
         target = folder / path.stem
         target.mkdir()
         nvcc(architecture, *common, "--keep", f"--keep-dir={target}", "-c", path, "-o", target / "object.o")
-    system = [*cpp_extension.include_paths(), cuda_toolkit.home() / "include"]
-    cpp = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_ABI}"]
-    for name in ("fake_cuda", "ops_on_cpu_tensors"):
-        includes = (part for path in system for part in ("-isystem", path))
-        run(["c++", *cpp, *common, *includes, "-c", HERE / f"{name}.cpp", "-o", folder / f"{name}.o"])
-    objects = [*folder.glob("*.o"), *folder.glob("*/*.o")]
+        return target / "object.o"
+
+    def compile_host(name: str) -> Path:
+        target = folder / f"{name}.o"
+        run(["c++", *cpp, *common, *includes, "-c", HERE / f"{name}.cpp", "-o", target])
+        return target
+
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
+        kernels = pool.map(compile_kernels, sorted((source / "cuda").glob("*.cu")))
+        hosts = pool.map(compile_host, ("fake_cuda", "ops_on_cpu_tensors"))
+        objects = [*kernels, *hosts]
     libraries = [part for path in cpp_extension.library_paths() for part in (f"-L{path}", f"-Wl,-rpath,{path}")]
     wrapped = [f"-Wl,--wrap={name}" for name in WRAPPED]
     flags = ["-shared", "-Wl,-z,defs", *wrapped, *libraries, "-ltorch", "-ltorch_cpu", "-lc10"]
     run(["c++", *objects, *flags, "-o", folder / "library.so"])
-    return Build(architecture, folder)

@@ -1,13 +1,15 @@
-"""One build for each architecture that a session needs."""
+"""One build for each architecture that a session needs, whatever the number of its processes."""
 
 import functools
 import os
+import shutil
 
+import filelock
 import pytest
 
 import cuda_toolkit
 
-from .build import build
+from .build import Build, build
 from .execution import executed as executed_by
 
 
@@ -20,7 +22,21 @@ def build_for(tmp_path_factory):
         if os.environ.get("FORCE_CUDA") == "1":
             raise
         pytest.skip(str(error))
-    return functools.cache(lambda architecture: build(architecture, tmp_path_factory.mktemp(f"sm_{architecture}")))
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    @functools.cache
+    def built(architecture):
+        folder = shared / f"sm_{architecture}"
+        with filelock.FileLock(f"{folder}.lock"):
+            if not (folder / "library.so").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                build(architecture, folder)
+        return Build(architecture, folder)
+
+    return built
 
 
 @pytest.fixture

@@ -68,6 +68,7 @@ class Execution:
 
     def _call(self, op: Callable[..., object], arguments: tuple[object, ...]) -> object:
         self.memory, self.error = {}, None
+        self.build.library.begin_op()
         for argument in arguments:
             if isinstance(argument, torch.Tensor) and argument.numel():
                 array = memory(argument)

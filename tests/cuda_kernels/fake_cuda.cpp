@@ -6,8 +6,8 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
-#include <cstring>
 #include <map>
+#include <vector>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -39,10 +39,16 @@ std::map<const void*, const char*>& kernels() {
 
 void* const kStream = reinterpret_cast<void*>(0x57);  // what Python expects of every launch
 
+// What an op has made is kept until the next one begins: Python writes to its memory after every launch.
+std::vector<torch::stable::Tensor>& made() {
+  static auto* tensors = new std::vector<torch::stable::Tensor>;
+  return *tensors;
+}
+
 void tell(AtenTensorHandle handle, bool is_written) {
   AtenTensorHandle owned = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(handle, &owned));
-  const torch::stable::Tensor tensor(owned);
+  const torch::stable::Tensor& tensor = made().emplace_back(owned);
   on_tensor(tensor.mutable_data_ptr(), tensor.numel() * int64_t(tensor.element_size()), is_written);
 }
 
@@ -54,6 +60,7 @@ EXPORT void set_callbacks(int (*launch)(const Launch*), void (*tensor)(void*, in
   on_launch = launch;
   on_tensor = tensor;
 }
+EXPORT void begin_op() { made().clear(); }
 EXPORT void set_device(int number) { device = number; }
 
 // The CUDA runtime.

@@ -88,22 +88,21 @@ WRONG = {
     "mask: expected a boolean": (X, seed(), X),
     "broadcasts to the logits' shape": (X, seed(), X[:2] > 0),
     "expected a tensor that broadcasts": (X, seed(), X[None, None] > 0),
-    "on the logits' device": (X, seed().to("meta"), None),
 }
 
 
 @pytest.mark.parametrize("message", WRONG)
 def test_what_does_not_fit_is_refused(executed, message):
-    with executed() as device, pytest.raises(RuntimeError, match=message):
+    with executed() as device, pytest.raises(ValueError, match=message):
         device.sample(*WRONG[message], 0, 0)
 
 
 def test_gradients_of_another_dtype_are_refused(executed):
     index, log_sum_exp = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.float64)
     with executed() as device:
-        with pytest.raises(RuntimeError, match="gradient: expected the logits' dtype"):
+        with pytest.raises(ValueError, match="gradient: expected the logits' dtype"):
             device.reinmax_backward(X.double(), None, X, index, log_sum_exp, None, None)
-        with pytest.raises(RuntimeError, match="tau: expected one float64"):
+        with pytest.raises(ValueError, match="tau: expected one float64"):
             device.reinmax_backward(X, None, X, index, log_sum_exp, None, torch.ones(1))
 
 
