@@ -1,6 +1,8 @@
 // From an estimator's formula to its kernels: which of them a call takes, and with how many threads.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/alignment.h"
 #include "cuda/backward_long.cuh"
 #include "cuda/backward_medium.cuh"
@@ -9,23 +11,32 @@
 
 namespace reinmax_kernels::cuda {
 
-// Blocks whose threads share a row, or eight rows where a warp is enough for each.
+// So many warps to a row; where that is one, blocks have eight rows.
 struct Shape {
   Warps warps;
   int threads;
   unsigned blocks;
 
-  Shape(int64_t rows, int64_t wanted_warps, int64_t most_warps)
-      : warps{int(wanted_warps < most_warps ? wanted_warps : most_warps)},
-        threads(warps.count == 1 ? 8 * kWarp : warps.count * kWarp),
-        blocks(unsigned(ceil_divide(rows * warps.count * kWarp, threads))) {}
+  Shape(int64_t rows, int64_t warps_of_row)
+      : warps{int(warps_of_row)},
+        threads((warps.count == 1 ? 8 : warps.count) * kWarp),
+        blocks(unsigned(warps.count == 1 ? ceil_divide(rows, 8) : rows)) {}
 };
+
+// That loop over a row: few, so that their reductions cost little, unless it takes more of them to occupy the device.
+inline int64_t looping_warps(const Logits& logits, int elements_of_warp) {
+  constexpr int kMostLoops = 8;
+  const int64_t most = ceil_divide(logits.categories, elements_of_warp), least = ceil_divide(most, kMostLoops);
+  const int64_t occupying = ceil_divide(int64_t{2 * kOccupyingWarps} * processors(), logits.rows);
+  return std::min<int64_t>({kLongWarps, most, std::max(least, occupying)});
+}
 
 template <class Estimator, class T, bool kTempered>
 void backward_short(const BackwardArguments& arguments, Stream stream) {
   const Logits& logits = arguments.logits;
-  const Lanes group{next_power_of_two(ceil_divide(logits.categories, kShortElements<T>))};
-  const dim3 grid(unsigned(ceil_divide(logits.rows, kShortThreads / group.count)));
+  Lanes group{0};
+  while ((kShortElements<T> << group.log2) < logits.categories) ++group.log2;
+  const dim3 grid(unsigned(ceil_divide(logits.rows, kShortThreads >> group.log2)));
   const auto kernel = are_packed(arguments) ? backward_short_kernel<Estimator, T, true, kTempered>
                                             : backward_short_kernel<Estimator, T, false, kTempered>;
   launch(kernel, grid, kShortThreads, 0, stream, arguments, group);
@@ -34,7 +45,7 @@ void backward_short(const BackwardArguments& arguments, Stream stream) {
 template <class Estimator, class T, int kWidth, bool kTempered>
 void backward_medium(const BackwardArguments& arguments, Stream stream) {
   const Logits& logits = arguments.logits;
-  const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T, kWidth> * kWarp), kMostWarps);
+  const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T, kWidth> * kWarp));
   const auto kernel = backward_medium_kernel<Estimator, T, kWidth, kTempered>;
   launch(kernel, dim3(shape.blocks), shape.threads, 0, stream, arguments, shape.warps);
 }
@@ -43,7 +54,7 @@ template <class Estimator, class T, int kWidth, bool kTempered, bool kAway>
 void backward_long(const BackwardArguments& arguments, void* scratch, Stream stream) {
   const Logits& logits = arguments.logits;
   const Parts parts = parts_of(logits, scratch);
-  const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T, kWidth> * kWarp), kLongWarps);
+  const Shape shape(logits.rows, looping_warps(logits, kHeld<T, kWidth> * kWarp));
   const auto launch_step = [&](Step step, int parts_that_work) {
     const auto kernel = backward_long_kernel<Estimator, T, kWidth, kTempered, kAway>;
     const dim3 grid(shape.blocks, unsigned(parts_that_work));

@@ -66,9 +66,8 @@ __global__ void __launch_bounds__(kLongWarps * 32, 2)
     backward_long_kernel(const BackwardArguments arguments, Warps warps, Parts parts, Step step) {
   using Real = Computed<T>;
   const int categories = int(arguments.logits.categories);
-  const int threads = warps.count * 32, thread = threadIdx.x % threads, part = blockIdx.y;
-  const int64_t rows = arguments.logits.rows;
-  const int64_t row = int64_t(blockIdx.x) * (blockDim.x / threads) + threadIdx.x / threads;
+  const int threads = warps.threads(), thread = warps.thread(), part = blockIdx.y;
+  const int64_t rows = arguments.logits.rows, row = warps.row();
   if (row >= rows) return;
 
   const Upstream<T> upstream(arguments, RowNumber(row, arguments.logits.inner));
@@ -87,13 +86,17 @@ __global__ void __launch_bounds__(kLongWarps * 32, 2)
         store_adjacent(out + j, away_from_drawn<Estimator>(at, g_drawn, of.softmax, sums.pi_g));
       });
     } else {
-      share.for_each([&](const auto& at, int) { sums.add(at, of); });
+      share.for_each([&](const auto& at, int) {
+        sums.make_relative_to(largest_in(at.x, sums.largest), of);
+        sums.add(at, of);
+      });
     }
   } else {
 #pragma unroll 1
     for (int k = thread; k < parts.count; k += threads) sums.add(load_part<Real, kTempered>(parts, rows, row, k), of);
   }
-  sums.combine(warps, of);
+  if constexpr (kTempered) sums.make_relative_to(largest_of(warps, sums.largest), of);
+  sums.combine(warps, !kAway && arguments.grad_probs.data != nullptr);
   if (step == Step::kSum) {
     if (thread == 0) store_part(parts, rows, row, part, sums);
     return;

@@ -15,11 +15,11 @@ constexpr int kMostThreads = 1024;  // of a block
 
 // A warp to a row, or a whole block. kWidth elements at a time, and fewer than 2 kWidth at a row's ends one by one.
 template <class Estimator, class T, int kWidth, bool kTempered>
-__global__ void __launch_bounds__(kMostThreads) backward_medium_kernel(const BackwardArguments arguments, Warps warps) {
+__global__ void __launch_bounds__(kMostThreads, 1) backward_medium_kernel(const BackwardArguments arguments, Warps warps) {
   using Real = Computed<T>;
   constexpr int kAccesses = kHeld<T, kWidth> / kWidth;
-  const int threads = warps.count * 32, thread = threadIdx.x % threads;
-  const int64_t row = int64_t(blockIdx.x) * (blockDim.x / threads) + threadIdx.x / threads;
+  const int threads = warps.threads(), thread = warps.thread();
+  const int64_t row = warps.row();
   if (row >= arguments.logits.rows) return;
 
   const Upstream<T> upstream(arguments, RowNumber(row, arguments.logits.inner));
@@ -38,20 +38,26 @@ __global__ void __launch_bounds__(kMostThreads) backward_medium_kernel(const Bac
 
   const Exponentials<Real, kTempered> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments.tau);
   Partial<Real, kTempered> sums;
+  if constexpr (kTempered) {
+    if constexpr (kWidth > 1) sums.largest = largest_in(single.x, sums.largest);
+#pragma unroll
+    for (int a = 0; a < kAccesses; ++a) sums.largest = largest_in(held[a].x, sums.largest);
+    sums.largest = largest_of(warps, sums.largest);
+  }
+  if constexpr (kWidth > 1) sums.add(single, of);
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) sums.add(held[a], of);
-  if constexpr (kWidth > 1) sums.add(single, of);
-  sums.combine(warps, of);
+  sums.combine(warps, arguments.grad_probs.data != nullptr);
 
   const Gradient<Estimator, Real, kTempered> gradient(of, sums, g_drawn);
   T* const out = static_cast<T*>(arguments.grad_logits) + row * arguments.logits.categories;
+  if constexpr (kWidth > 1) {
+    if (accesses.has(j_single)) store_adjacent(out + j_single, gradient(single, j_single, drawn));
+  }
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) {
     const int access = a * threads + thread, j = accesses.position(access);
     if (access < accesses.wide) store_adjacent(out + j, gradient(held[a], j, drawn));
-  }
-  if constexpr (kWidth > 1) {
-    if (accesses.has(j_single)) store_adjacent(out + j_single, gradient(single, j_single, drawn));
   }
 }
 

@@ -64,10 +64,10 @@ __global__ void __launch_bounds__(kShortThreads, 4)
   __shared__ std::conditional_t<kStaged, Tile<T>, Nothing> tile;
   __shared__ Softmax<Real> softmax_of[kShortThreads];  // of each row once: converting from float64 is slow
 
-  const int categories = int(arguments.logits.categories);
-  const int64_t first = int64_t(blockIdx.x) * (kShortThreads / group.count);
-  const int rows = int(min(int64_t(kShortThreads / group.count), arguments.logits.rows - first));
-  const int row = threadIdx.x / group.count, lane = threadIdx.x % group.count, start = row * categories;
+  const int categories = int(arguments.logits.categories), rows_of_block = kShortThreads >> group.log2;
+  const int64_t first = int64_t(blockIdx.x) * rows_of_block;
+  const int rows = int(min(int64_t{rows_of_block}, arguments.logits.rows - first));
+  const int row = threadIdx.x >> group.log2, lane = threadIdx.x - (row << group.log2), start = row * categories;
   const bool here = row < rows;
 
   if (threadIdx.x < rows) softmax_of[threadIdx.x] = Softmax<Real>(arguments.log_sum_exp[first + threadIdx.x]);
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kShortThreads, 4)
   Operands<Real, kShortElements<T>> at;
 #pragma unroll
   for (int e = 0; e < kShortElements<T>; ++e) {
-    const int j = lane + e * group.count;
+    const int j = lane + (e << group.log2);
     const auto one = load(j, here && j < categories);
     at.x[e] = one.x[0], at.g[e] = one.g[0], at.h[e] = one.h[0];
   }
@@ -94,13 +94,14 @@ __global__ void __launch_bounds__(kShortThreads, 4)
 
   const Exponentials<Real, kTempered> of(softmax_of[here ? row : 0], arguments.tau);
   Partial<Real, kTempered> sums;
+  if constexpr (kTempered) sums.largest = largest_of(group, largest_in(at.x, sums.largest));
   sums.add(at, of);
-  sums.combine(group, of);
+  sums.combine(group, arguments.grad_probs.data != nullptr);
   const Gradient<Estimator, Real, kTempered> gradient(of, sums, g_drawn);
   if constexpr (kStaged) __syncthreads();  // all have read the tile, that is written now
 #pragma unroll
   for (int e = 0; e < kShortElements<T>; ++e) {
-    const int j = lane + e * group.count;
+    const int j = lane + (e << group.log2);
     const Operands<Real, 1> one{{at.x[e]}, {at.g[e]}, {at.h[e]}};
     if (!here || j >= categories) continue;
     const T result = rounded<T>(gradient(one, j, drawn)[0]);

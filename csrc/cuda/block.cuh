@@ -7,20 +7,26 @@ namespace reinmax_kernels::cuda {
 
 constexpr int kMostWarps = 32;  // of a block
 
-// So many lanes, a power of two that divides a warp.
+// 2^log2 lanes, at most a warp.
 struct Lanes {
-  int count;
+  int log2;
 
   template <class Real, int kCount, class Function>
   __device__ __forceinline__ void reduce_each(Real (&values)[kCount], Function f, Real) const {
 #pragma unroll
-    for (Real& value : values) value = reduce(value, f, count);
+    for (Real& value : values) value = reduce(value, f, 1 << log2);
   }
 };
 
-// One warp, or all warps of the block.
+// One warp, of which a block has several, each with a row of its own; or all warps of a block.
 struct Warps {
   int count;
+
+  __device__ __forceinline__ int threads() const { return count * 32; }
+  __device__ __forceinline__ int thread() const { return count == 1 ? threadIdx.x % 32 : threadIdx.x; }
+  __device__ __forceinline__ int64_t row() const {
+    return count == 1 ? int64_t(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32 : blockIdx.x;
+  }
 
   __device__ __forceinline__ void synchronize() const {
     if (count == 1) {
@@ -52,6 +58,13 @@ struct Warps {
 template <class Threads, class Real, int kCount>
 __device__ __forceinline__ void sum_each(const Threads& threads, Real (&values)[kCount]) {
   threads.reduce_each(values, [](Real a, Real b) { return a + b; }, Real(0));
+}
+
+template <class Threads, class Real>
+__device__ __forceinline__ Real sum_of(const Threads& threads, Real x) {
+  Real values[] = {x};
+  sum_each(threads, values);
+  return values[0];
 }
 
 // NaN is dropped.

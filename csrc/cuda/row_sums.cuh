@@ -18,12 +18,13 @@ struct Exponentials {
 };
 
 // Of a part of a row: <pi, g>, <pi, h>, and of p = softmax(x / tau) its sum and <p, g> before it is divided by that sum,
-// relative to the largest logit so far. At tau = 1 p is pi.
+// relative to exp(largest / tau). At tau = 1 p is pi, and the latter aren't used.
 template <class Real, bool kTempered>
 struct Partial {
   Real pi_g = 0, pi_h = 0, p = 0, p_g = 0;
   Real largest = -std::numeric_limits<Real>::max();  // finite, for a difference of infinities is NaN
 
+  // `largest` is at least that of these elements.
   template <int kWidth>
   __device__ __forceinline__ void add(const Operands<Real, kWidth>& at, const Exponentials<Real, kTempered>& of) {
 #pragma unroll
@@ -31,14 +32,7 @@ struct Partial {
       const Real pi = of.softmax(at.x[e]);
       pi_g = multiply_add(pi, at.g[e], pi_g);
       pi_h = multiply_add(pi, at.h[e], pi_h);
-    }
-    if constexpr (kTempered) {
-      Real new_largest = largest;
-#pragma unroll
-      for (int e = 0; e < kWidth; ++e) new_largest = larger(new_largest, at.x[e]);
-      make_relative_to(new_largest, of);
-#pragma unroll
-      for (int e = 0; e < kWidth; ++e) {
+      if constexpr (kTempered) {
         const Real weight = of.tempered(at.x[e], largest);
         p += weight;
         p_g = multiply_add(weight, at.g[e], p_g);
@@ -46,36 +40,43 @@ struct Partial {
     }
   }
 
-  __device__ __forceinline__ void add(const Partial& other, const Exponentials<Real, kTempered>& of) {
-    pi_g += other.pi_g, pi_h += other.pi_h;
+  __device__ __forceinline__ void add(const Partial& part, const Exponentials<Real, kTempered>& of) {
+    pi_g += part.pi_g, pi_h += part.pi_h;
     if constexpr (kTempered) {
-      make_relative_to(larger(largest, other.largest), of);
-      const Real factor = of.tempered(other.largest, largest);
-      p = multiply_add(other.p, factor, p);
-      p_g = multiply_add(other.p_g, factor, p_g);
-    }
-  }
-
-  // Over all threads of a row.
-  template <class Threads>
-  __device__ __forceinline__ void combine(const Threads& threads, const Exponentials<Real, kTempered>& of) {
-    if constexpr (kTempered) {
-      make_relative_to(largest_of(threads, largest), of);
-      Real sums[] = {pi_g, pi_h, p, p_g};
-      sum_each(threads, sums);
-      pi_g = sums[0], pi_h = sums[1], p = sums[2], p_g = sums[3];
-    } else {
-      Real sums[] = {pi_g, pi_h};
-      sum_each(threads, sums);
-      pi_g = sums[0], pi_h = sums[1];
+      make_relative_to(larger(largest, part.largest), of);
+      const Real factor = of.tempered(part.largest, largest);
+      p = multiply_add(part.p, factor, p);
+      p_g = multiply_add(part.p_g, factor, p_g);
     }
   }
 
   __device__ __forceinline__ void make_relative_to(Real logit, const Exponentials<Real, kTempered>& of) {
-    const Real factor = of.tempered(largest, logit);
-    p *= factor, p_g *= factor, largest = logit;
+    if constexpr (kTempered) {
+      const Real factor = of.tempered(largest, logit);
+      p *= factor, p_g *= factor, largest = logit;
+    }
+  }
+
+  // Over all threads of a row, relative to the same largest logit.
+  template <class Threads>
+  __device__ __forceinline__ void combine(const Threads& threads, bool with_grad_probs) {
+    if constexpr (kTempered) {
+      Real sums[] = {pi_g, p, p_g};
+      sum_each(threads, sums);
+      pi_g = sums[0], p = sums[1], p_g = sums[2];
+    } else {
+      pi_g = sum_of(threads, pi_g);
+    }
+    if (with_grad_probs) pi_h = sum_of(threads, pi_h);
   }
 };
+
+template <class Real, int kWidth>
+__device__ __forceinline__ Real largest_in(const Pack<Real, kWidth>& x, Real so_far) {
+#pragma unroll
+  for (int e = 0; e < kWidth; ++e) so_far = larger(so_far, x[e]);
+  return so_far;
+}
 
 // Where the estimator knows it without sums; adds up the one that the drawn category needs.
 template <class Estimator, class Real, int kWidth>
