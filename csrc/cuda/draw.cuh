@@ -1,67 +1,57 @@
-// What all draws share: a row's uniforms, and the dense outputs.
+// What is one number a row: its uniforms, its index and its log-sum-exp.
 #pragma once
 
-#include "contract.h"
-#include "cuda/row.cuh"
+#include "cuda/softmax_double.cuh"
+#include "cuda/weights.cuh"
 
 namespace reinmax_kernels::cuda {
 
 using Uniforms = contract::Uniforms<contract::OneLane>;
 
 __device__ __forceinline__ Uniforms uniforms(const SampleArguments& arguments, int64_t row) {
-  int64_t seed = 0, number = row;
-  if (arguments.rows_per_seed != arguments.logits.rows) {
-    seed = row / arguments.rows_per_seed;
-    number = row - seed * arguments.rows_per_seed;
-  }
+  const int64_t seed = arguments.rows_per_seed.divide(row), number = row - seed * arguments.rows_per_seed.value();
   return contract::uniforms<contract::OneLane>(uint64_t(__ldg(arguments.seeds + seed)),
                                                arguments.row_offset + uint64_t(number), arguments.offset);
 }
 
-// 1 of a type, without a conversion.
-template <class T>
-__device__ __forceinline__ T one() {
-  if constexpr (std::is_same_v<T, __half>) {
-    return __ushort_as_half(0x3C00);
-  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    return __ushort_as_bfloat16(0x3F80);
-  } else {
-    return T(1);
-  }
-}
-
-template <class T>
-__device__ __forceinline__ T zero() {
-  if constexpr (std::is_same_v<T, __half>) {
-    return __ushort_as_half(0);
-  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    return __ushort_as_bfloat16(0);
-  } else {
-    return T(0);
-  }
-}
-
-// The dense outputs of one row.
-template <class T>
-struct DenseRow {
-  T *one_hot, *probs;
-  int index;
-
-  __device__ __forceinline__ DenseRow(const SampleArguments& arguments, int64_t row, int drawn) : index(drawn) {
-    const int64_t start = row * arguments.logits.categories;
-    one_hot = static_cast<T*>(arguments.one_hot) + start;
-    probs = static_cast<T*>(arguments.probs) + start;
+// These numbers of some rows of one chunk, in shared memory, where neighbouring threads compute each of them once and
+// write them side by side. Threads have to meet between the steps.
+template <class T, bool kDense, int kRows>
+class RowNumbers {
+ public:
+  __device__ __forceinline__ void start(const SampleArguments& arguments, int64_t first, int rows, int thread) {
+    if (thread < rows) uniform_[thread] = uniforms(arguments, first + thread).element;
   }
 
-  // From category `j` on.
-  template <int kWidth>
-  __device__ __forceinline__ void store(int j, const Pack<Computed<T>, kWidth>& p) const {
-    Pack<T, kWidth> is_drawn;
-#pragma unroll
-    for (int e = 0; e < kWidth; ++e) is_drawn[e] = index - j == e ? one<T>() : zero<T>();
-    store_bits(one_hot + j, is_drawn);
-    store_adjacent<T>(probs + j, p);
+  __device__ __forceinline__ uint64_t uniform(int r) const { return uniform_[r]; }
+
+  // `log_sum_exp` is needed of float64 alone.
+  __device__ __forceinline__ void keep(int r, int index, float largest, uint64_t total, double log_sum_exp) {
+    index_[r] = index;
+    if constexpr (kDense && kDouble) log_sum_exp_[r] = log_sum_exp;
+    if constexpr (kDense && !kDouble) {
+      largest_[r] = largest;
+      total_[r] = total;
+    }
   }
+
+  __device__ __forceinline__ void store(const SampleArguments& arguments, int64_t first, int rows, int thread) const {
+    if (thread >= rows) return;
+    arguments.index[first + thread] = index_[thread];
+    if constexpr (kDense && kDouble) arguments.log_sum_exp[first + thread] = log_sum_exp_[thread];
+    if constexpr (kDense && !kDouble) {
+      arguments.log_sum_exp[first + thread] = log_sum_exp(largest_[thread], total_[thread]);
+    }
+  }
+
+ private:
+  static constexpr bool kDouble = std::is_same_v<T, double>;
+  struct Nothing {};
+  uint64_t uniform_[kRows];
+  std::conditional_t<kDense && kDouble, double, Nothing> log_sum_exp_[kRows];
+  std::conditional_t<kDense && !kDouble, uint64_t, Nothing> total_[kRows];
+  std::conditional_t<kDense && !kDouble, float, Nothing> largest_[kRows];
+  int index_[kRows];
 };
 
 }  // namespace reinmax_kernels::cuda

@@ -20,19 +20,47 @@ struct Rows {
   int64_t category_stride = 1;
 };
 
+// A positive number to divide by, which on the device is slow where it is not prepared: Granlund, Montgomery: "Division
+// by invariant integers using multiplication", PLDI 1994.
+class Divisor {
+ public:
+  Divisor(int64_t value) : value_(value) {  // an integer, wherever one is given or asked for
+    while (shift_ < 63 && int64_t(uint64_t{1} << shift_) < value) ++shift_;
+    __extension__ typedef unsigned __int128 Wide;
+    const uint64_t missing = (uint64_t{1} << shift_) - uint64_t(value);
+    factor_ = uint64_t((Wide(missing) << 64) / uint64_t(value)) + 1;
+  }
+
+  operator int64_t() const { return value_; }
+
+#if defined(__CUDACC__)
+  // n / value, for n >= 0.
+  __device__ __forceinline__ int64_t divide(int64_t n) const {
+    return int64_t((__umul64hi(uint64_t(n), factor_) + uint64_t(n)) >> shift_);
+  }
+
+  __device__ __forceinline__ int64_t value() const { return value_; }
+#endif
+
+ private:
+  int64_t value_;
+  uint64_t factor_;
+  int shift_ = 0;
+};
+
 struct Logits {
-  Rows values;
+  Rows values;  // with a category stride of 1, as the mask
   Rows mask;  // bool, true = allowed; no data: all allowed
   int64_t rows = 0;
   int64_t categories = 0;  // 1 to 2^23
-  int64_t inner = 1;
+  Divisor inner = 1;
   DType dtype = DType::kFloat32;
 };
 
 struct SampleArguments {
   Logits logits;
   const int64_t* seeds = nullptr;
-  int64_t rows_per_seed = 0;
+  Divisor rows_per_seed = 1;
   uint64_t offset = 0;
   uint64_t row_offset = 0;
   int64_t* index = nullptr;       // [N]

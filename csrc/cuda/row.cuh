@@ -29,19 +29,37 @@ __host__ __device__ constexpr Real infinity() {
   return Real(__builtin_huge_val());
 }
 
-__device__ __forceinline__ float computed(float x) { return x; }
-__device__ __forceinline__ double computed(double x) { return x; }
-__device__ __forceinline__ float computed(__half x) { return __half2float(x); }
-__device__ __forceinline__ float computed(__nv_bfloat16 x) { return __bfloat162float(x); }
+// Numbers of a type, without a conversion.
+template <class T>
+__device__ __forceinline__ T one() {
+  if constexpr (std::is_same_v<T, __half>) {
+    return __ushort_as_half(0x3C00);
+  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __ushort_as_bfloat16(0x3F80);
+  } else {
+    return T(1);
+  }
+}
 
 template <class T>
-__device__ __forceinline__ T rounded(Computed<T> x) {
+__device__ __forceinline__ T zero() {
   if constexpr (std::is_same_v<T, __half>) {
-    return __float2half_rn(x);
+    return __ushort_as_half(0);
   } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    return __float2bfloat16_rn(x);
+    return __ushort_as_bfloat16(0);
   } else {
-    return x;
+    return T(0);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ T minus_infinity() {
+  if constexpr (std::is_same_v<T, __half>) {
+    return __ushort_as_half(0xFC00);
+  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __ushort_as_bfloat16(0xFF80);
+  } else {
+    return -infinity<T>();
   }
 }
 
@@ -58,6 +76,49 @@ struct Pack {
     for (int e = 0; e < kWidth; ++e) at[e] = x;
   }
 };
+
+__device__ __forceinline__ float computed(float x) { return x; }
+__device__ __forceinline__ double computed(double x) { return x; }
+__device__ __forceinline__ float computed(__half x) { return __half2float(x); }
+__device__ __forceinline__ float computed(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+// bfloat16 is the upper half of a float32, one shift or mask for each of a pair.
+template <int kWidth>
+__device__ __forceinline__ Pack<float, kWidth> all_computed(const Pack<__nv_bfloat16, kWidth>& x) {
+  Pack<float, kWidth> result;
+  if constexpr (kWidth % 2 == 0) {
+    unsigned pairs[kWidth / 2];
+    memcpy(pairs, &x, sizeof(x));
+#pragma unroll
+    for (int e = 0; e < kWidth; e += 2) {
+      result[e] = __uint_as_float(pairs[e / 2] << 16);
+      result[e + 1] = __uint_as_float(pairs[e / 2] & 0xFFFF0000u);
+    }
+  } else {
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) result[e] = computed(x[e]);
+  }
+  return result;
+}
+
+template <int kWidth, class T>
+__device__ __forceinline__ Pack<Computed<T>, kWidth> all_computed(const Pack<T, kWidth>& x) {
+  Pack<Computed<T>, kWidth> result;
+#pragma unroll
+  for (int e = 0; e < kWidth; ++e) result[e] = computed(x[e]);
+  return result;
+}
+
+template <class T>
+__device__ __forceinline__ T rounded(Computed<T> x) {
+  if constexpr (std::is_same_v<T, __half>) {
+    return __float2half_rn(x);
+  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __float2bfloat16_rn(x);
+  } else {
+    return x;
+  }
+}
 
 // What one instruction moves.
 template <int kBytes>
@@ -99,7 +160,7 @@ __device__ __forceinline__ void store_bits(T* to, const Pack<T, kWidth>& element
   using Bits = typename BitsOf<sizeof(T) * kWidth>::Type;
   Bits bits;
   memcpy(&bits, &elements, sizeof(bits));
-  *reinterpret_cast<Bits*>(to) = bits;
+  __stwb(reinterpret_cast<Bits*>(to), bits);  // as an assignment, the compiler may take it apart
 }
 
 template <class T, int kWidth>
@@ -110,16 +171,19 @@ __device__ __forceinline__ void store_adjacent(T* to, const Pack<Computed<T>, kW
   store_bits(to, elements);
 }
 
-// Which row, in the two loops that all tensors of a kernel step by. Divisions are slow, and rarely needed.
+// The same number, as one that the compiler knows nothing about: what depends on it inside a loop it does not compute
+// ahead of the loop, to hold it all the while in registers.
+__device__ __forceinline__ int within_loop(int number) {
+  asm volatile("" : "+r"(number));
+  return number;
+}
+
+// Which row, in the two loops that all tensors of a kernel step by.
 struct RowNumber {
   int64_t outer, inner;
 
-  __device__ __forceinline__ RowNumber(int64_t row, int64_t size) : outer(row), inner(0) {
-    if (size != 1) {
-      outer = row / size;
-      inner = row - outer * size;
-    }
-  }
+  __device__ __forceinline__ RowNumber(int64_t row, const Divisor& size)
+      : outer(size.divide(row)), inner(row - outer * size.value()) {}
 };
 
 // One row of a tensor; `start` is null where there is no such tensor.
@@ -143,7 +207,7 @@ struct Row {
   }
 };
 
-// A row of logits, which are -inf where the mask forbids.
+// A row of logits, which are -inf where the mask forbids. In both, categories lie side by side.
 template <class T>
 struct LogitsRow {
   Row<T> values;
@@ -154,20 +218,24 @@ struct LogitsRow {
 
   // The elements from `j` on, or -inf where those are not inside the row.
   template <int kWidth>
-  __device__ __forceinline__ Pack<Computed<T>, kWidth> load(int j, bool inside) const {
-    Pack<Computed<T>, kWidth> x;
-    x.fill(-infinity<Computed<T>>());
+  __device__ __forceinline__ Pack<T, kWidth> load_stored(int j, bool inside) const {
+    Pack<T, kWidth> x;
+    x.fill(minus_infinity<T>());
     if (inside) {
-      const auto loaded = values.template load<kWidth>(j);
-#pragma unroll
-      for (int e = 0; e < kWidth; ++e) x[e] = computed(loaded[e]);
+      x = load_adjacent<kWidth>(values.start + j);
       if (mask.start != nullptr) {
-        const auto allowed = mask.template load<kWidth>(j);
+        const auto allowed = load_adjacent<kWidth>(mask.start + j);
 #pragma unroll
-        for (int e = 0; e < kWidth; ++e) x[e] = allowed[e] ? x[e] : -infinity<Computed<T>>();
+        for (int e = 0; e < kWidth; ++e) x[e] = allowed[e] ? x[e] : minus_infinity<T>();
       }
     }
     return x;
+  }
+
+  // The same as they are computed with.
+  template <int kWidth>
+  __device__ __forceinline__ Pack<Computed<T>, kWidth> load(int j, bool inside) const {
+    return all_computed(load_stored<kWidth>(j, inside));
   }
 };
 

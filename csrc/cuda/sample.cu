@@ -6,10 +6,11 @@
 
 namespace reinmax_kernels::cuda {
 
-// Rows that a warp takes, at most so many: one, unless there are more rows than it takes to occupy the device.
-static int rows_per_warp(int64_t rows, int most) {
+// Of so many rounds that all warps together have to go, those of one warp: one, unless there are more than it takes to
+// occupy the device, and at most so many.
+static int rounds_per_warp(int64_t rounds, int most) {
   const int64_t warps = int64_t{kOccupyingWarps} * processors();
-  return int(std::min<int64_t>(most, std::max<int64_t>(1, rows / warps)));
+  return int(std::min<int64_t>(most, std::max<int64_t>(1, rounds / warps)));
 }
 
 static bool is_dense(const SampleArguments& arguments) { return arguments.probs != nullptr; }
@@ -42,18 +43,17 @@ static void sample_short(const SampleArguments& arguments, Stream stream) {
   while ((kElements << work.group_bits) < categories) ++work.group_bits;
   work.elements = int(ceil_divide(categories, int64_t{1} << work.group_bits));
   const int rows_a_round = 32 >> work.group_bits;
-  work.rounds = rows_per_warp(ceil_divide(logits.rows, rows_a_round), 1 << work.group_bits);
+  work.rounds = rounds_per_warp(ceil_divide(logits.rows, rows_a_round), 1 << work.group_bits);
   const Rows& values = logits.values;
-  work.staged = values.category_stride == 1 && logits.inner == 1 && values.outer_stride == categories;
+  work.packed = int64_t(logits.inner) == 1 && values.outer_stride == categories;
   const int64_t blocks = ceil_divide(logits.rows, int64_t{kShortWarps} * rows_a_round * work.rounds);
   launch(sample_short_kernel<T, kWidth, kDense>, dim3(unsigned(blocks)), 32 * kShortWarps, 0, stream, arguments, work);
 }
 
 template <class T, int kWidth, bool kDense>
 static void sample_medium(const SampleArguments& arguments, Stream stream) {
-  const int rows = rows_per_warp(arguments.logits.rows, 32);
-  const int64_t blocks = ceil_divide(arguments.logits.rows, int64_t{kMediumWarps} * rows);
-  launch(sample_medium_kernel<T, kWidth, kDense>, dim3(unsigned(blocks)), 32 * kMediumWarps, 0, stream, arguments, rows);
+  const int64_t blocks = ceil_divide(arguments.logits.rows, kMediumRows);
+  launch(sample_medium_kernel<T, kWidth, kDense>, dim3(unsigned(blocks)), 32 * kMediumRows, 0, stream, arguments);
 }
 
 template <class T, int kWidth, bool kDense>

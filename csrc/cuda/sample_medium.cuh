@@ -1,77 +1,42 @@
-// Draws from rows of one chunk. A warp holds a row in its registers, one row after the other. Lane `i` keeps what is one
-// number a row for the warp's row `i`, so that it is computed once and written 32 at a time.
+// Draws from rows of one chunk. A warp holds a row in its registers.
 #pragma once
 
+#include "cuda/dense.cuh"
 #include "cuda/draw.cuh"
-#include "cuda/softmax_double.cuh"
 #include "cuda/warp_chunk.cuh"
 
 namespace reinmax_kernels::cuda {
 
-constexpr int kMediumWarps = 4;  // of a block
-
-// The dense outputs of a row of float64, from the logits once more. Returns the log-sum-exp.
-template <int kWidth>
-__device__ __forceinline__ double store_dense_double(const LogitsRow<double>& row, int categories, bool valid,
-                                                     const DenseRow<double>& out, int lane) {
-  LogSumExp sum;
-  for (int j = lane * kWidth; j < categories; j += 32 * kWidth) {
-    const auto x = row.template load<kWidth>(j, true);
-#pragma unroll 1
-    for (int e = 0; e < kWidth; ++e) sum.add(x[e]);
-  }
-  const double log_sum_exp = valid ? sum.value() : quiet_nan();
-  for (int j = lane * kWidth; j < categories; j += 32 * kWidth) out.store(j, exp_of(row.template load<kWidth>(j, true), log_sum_exp));
-  return log_sum_exp;
-}
+constexpr int kMediumRows = 8;  // of a block, and its warps
 
 template <class T, int kWidth, bool kDense>
-__global__ void __launch_bounds__(32 * kMediumWarps, 8)
-    sample_medium_kernel(const SampleArguments arguments, int rows_per_warp) {
-  const int lane = threadIdx.x % 32, categories = int(arguments.logits.categories);
-  const int64_t first = (int64_t(blockIdx.x) * kMediumWarps + threadIdx.x / 32) * rows_per_warp;
-  const int rows = int(min(int64_t(rows_per_warp), arguments.logits.rows - first));
-  if (rows <= 0) return;
-  const uint64_t uniform = uniforms(arguments, first + min(lane, rows - 1)).element;
-  int own_index = 0;
-  float own_largest = 0;
-  uint64_t own_total = 0;
-  double own_log_sum_exp = 0;
-  for (int r = 0; r < rows; ++r) {
+__global__ void __launch_bounds__(32 * kMediumRows, 4) sample_medium_kernel(const SampleArguments arguments) {
+  __shared__ RowNumbers<T, kDense, kMediumRows> numbers;
+  const int thread = threadIdx.x, lane = thread % 32, r = thread / 32;
+  const int categories = int(arguments.logits.categories);
+  const int64_t first = int64_t(blockIdx.x) * kMediumRows;
+  const int rows = int(min(int64_t(kMediumRows), arguments.logits.rows - first));
+  numbers.start(arguments, first, rows, thread);
+  __syncthreads();
+  if (r < rows) {
     const LogitsRow<T> row(arguments.logits, RowNumber(first + r, arguments.logits.inner));
-    WarpChunk<T, kWidth, true> chunk(row, 0, categories, lane);
+    const WarpChunk<T, kWidth, ChunkKind::kShort> chunk(row, 0, categories, lane);
     const float largest = chunk.largest();
-    const auto sums = chunk.weigh_segments(largest);
-    const uint64_t total = sums.total();
-    const uint64_t target = contract::multiply_high(shuffle(uniform, r), total);
-    int index = draw_from_chunk(row, 0, categories, largest, sums, target, lane);
-    if (total == 0) index = 0;
-    if (lane == r) {
-      own_index = index;
-      own_largest = largest;
-      own_total = total;
-    }
+    const uint64_t own = chunk.segment_total(largest, lane);
+    const auto [category, total] = draw_element<T, kWidth>(row, 0, categories, largest, own, numbers.uniform(r), lane);
+    const int index = total > 0 ? category : 0;
+    double log_sum_exp = 0;
     if constexpr (kDense) {
-      const DenseRow<T> out(arguments, first + r, index);
       if constexpr (std::is_same_v<T, double>) {
-        const double log_sum_exp = store_dense_double<kWidth>(row, categories, total != 0, out, lane);
-        if (lane == r) own_log_sum_exp = log_sum_exp;
-      } else {
-        const float scale = 2.0f / __ull2float_rn(total);  // NaN is 0 times it where there is no sum
-        chunk.visit(0, lane, [&](int j, Pack<float, kWidth> half_weights) {
-#pragma unroll
-          for (int e = 0; e < kWidth; ++e) half_weights[e] *= scale;
-          out.store(j, half_weights);
-        });
+        log_sum_exp = total > 0 ? log_sum_exp_of<kWidth>(row, 0, categories, lane) : quiet_nan();
       }
+      const Probability<T> probability(largest, total, log_sum_exp);
+      DenseRow<T>(arguments, first + r, index).template store_chunk<kWidth>(row, 0, categories, probability, lane);
     }
+    if (lane == 0) numbers.keep(r, index, largest, total, log_sum_exp);
   }
-  if (lane >= rows) return;
-  arguments.index[first + lane] = own_index;
-  if constexpr (kDense) {
-    if (!std::is_same_v<T, double>) own_log_sum_exp = log_sum_exp(own_largest, own_total);
-    arguments.log_sum_exp[first + lane] = own_log_sum_exp;
-  }
+  __syncthreads();
+  numbers.store(arguments, first, rows, thread);
 }
 
 }  // namespace reinmax_kernels::cuda

@@ -1,10 +1,9 @@
 // Draws from rows of few categories. A warp has up to 32 rows, of which groups of its threads draw from some at a time:
-// each thread has some adjacent categories. Lane `i` keeps what is one number a row for the warp's row `i`, so that it
-// is computed once and written 32 at a time.
+// each thread has some adjacent categories.
 #pragma once
 
+#include "cuda/dense.cuh"
 #include "cuda/draw.cuh"
-#include "cuda/softmax_double.cuh"
 #include "cuda/warp_chunk.cuh"
 
 namespace reinmax_kernels::cuda {
@@ -17,89 +16,111 @@ struct ShortWork {
   int group_bits;  // a group has 2^group_bits threads
   int elements;    // of a row that a thread has, at most
   int rounds;      // of 32 >> group_bits rows each
-  bool staged;     // rows lie one after the other: they come and go by way of shared memory
+  bool packed;     // rows lie one after the other
 };
 
 // Of a row, to a thread.
 template <class T, int kWidth>
 constexpr int kShortElements = kWidth == 1 && sizeof(T) < 8 ? 16 : 8;
 
-// Rows that lie one after the other, in shared memory; by a warp.
+// The rows that a warp draws from at a time, one after the other in shared memory, so that accesses to global memory
+// are wide however short a row is. All of it is done by a warp.
 template <class T>
-struct Stage {
-  static constexpr int kElements = 32 * kShortElements<T, 1>;
-  alignas(16) T elements[kElements];
+class Stage {
+ public:
+  __device__ __forceinline__ T& operator[](int i) { return elements_[i]; }
 
-  static __device__ __forceinline__ void copy(const T* from, T* to, int count, const void* global, int lane) {
-    constexpr int kWide = kWidest<T>;
-    int wide = 0;
-    if (reinterpret_cast<uintptr_t>(global) % 16 == 0) wide = count / kWide;
-    for (int i = lane; i < wide; i += 32) reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
-    for (int i = wide * kWide + lane; i < count; i += 32) to[i] = from[i];
+  // Rows [first, first + count); where the mask forbids, -inf.
+  __device__ __forceinline__ void load(const Logits& logits, int64_t first, int count, bool packed, int lane) {
+    const int categories = int(logits.categories);
+    if (packed) {
+      const T* from = static_cast<const T*>(logits.values.data) + first * categories;
+      copy(from, elements_, count * categories, from, lane);
+      __syncwarp();
+    }
+    if (!packed || logits.mask.data != nullptr) {
+#pragma unroll 1
+      for (int r = 0; r < count; ++r) {
+        const LogitsRow<T> row(logits, RowNumber(first + r, logits.inner));
+#pragma unroll 1
+        for (int j = lane; j < categories; j += 32) {
+          if (!packed) elements_[r * categories + j] = load_adjacent<1>(row.values.start + j)[0];
+          if (row.mask.start != nullptr && load_adjacent<1>(row.mask.start + j)[0] == 0) {
+            elements_[r * categories + j] = minus_infinity<T>();
+          }
+        }
+      }
+    }
     __syncwarp();
   }
-
-  __device__ __forceinline__ void load(const T* from, int count, int lane) { copy(from, elements, count, from, lane); }
 
   __device__ __forceinline__ void store(T* to, int count, int lane) const {
     __syncwarp();
-    copy(elements, to, count, to, lane);
+    copy(elements_, to, count, to, lane);
+    __syncwarp();
   }
+
+ private:
+  static __device__ __forceinline__ void copy(const T* from, T* to, int count, const T* global, int lane) {
+    constexpr int kWide = kWidest<T>;
+    const int wide = reinterpret_cast<uintptr_t>(global) % 16 == 0 ? count / kWide : 0;
+#pragma unroll 1
+    for (int i = lane; i < wide; i += 32) reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
+#pragma unroll 1
+    for (int i = wide * kWide + lane; i < count; i += 32) to[i] = from[i];
+  }
+
+  alignas(16) T elements_[32 * kShortElements<T, 1>];
 };
 
 template <class T, int kWidth, bool kDense>
 __global__ void __launch_bounds__(32 * kShortWarps, 8)
     sample_short_kernel(const SampleArguments arguments, const ShortWork work) {
   constexpr int kElements = kShortElements<T, kWidth>;
-  constexpr bool kDouble = std::is_same_v<T, double>;
+  constexpr bool kDouble = std::is_same_v<T, double>, kStaged = kWidth == 1;
   using Real = Computed<T>;
-  __shared__ Stage<T> stages[kWidth == 1 ? kShortWarps : 1];
-  Stage<T>& stage = stages[kWidth == 1 ? threadIdx.x / 32 : 0];
+  __shared__ RowNumbers<T, kDense, 32> numbers_of_warp[kShortWarps];
+  __shared__ Stage<T> stage_of_warp[kStaged ? kShortWarps : 1];
+  const int warp = threadIdx.x / 32;
+  auto& numbers = numbers_of_warp[warp];
+  auto& stage = stage_of_warp[kStaged ? warp : 0];
 
-  const int lane = threadIdx.x % 32, threads = 1 << work.group_bits, groups = 32 >> work.group_bits;
-  const int rank = lane & (threads - 1), group = lane >> work.group_bits;
-  const int categories = int(arguments.logits.categories), elements = kWidth == 1 ? work.elements : kElements;
-  const int begin = rank * elements;
-  const int64_t first = (int64_t(blockIdx.x) * kShortWarps + threadIdx.x / 32) * (groups * work.rounds);
+  const int threads = 1 << work.group_bits, groups = 32 >> work.group_bits;
+  const int categories = int(arguments.logits.categories), elements = kStaged ? work.elements : kElements;
+  const int64_t first = (int64_t(blockIdx.x) * kShortWarps + warp) * (groups * work.rounds);
   const int rows = int(min(int64_t(groups * work.rounds), arguments.logits.rows - first));
-  if (rows <= 0) return;
-  const uint64_t uniform = uniforms(arguments, first + min(lane, rows - 1)).element;
-  int own_index = 0;
-  float own_largest = 0;
-  uint64_t own_total = 0;
-  double own_log_sum_exp = 0;
-
+  numbers.start(arguments, first, rows, threadIdx.x % 32);
+  __syncwarp();
+#pragma unroll 1
   for (int start = 0; start < rows; start += groups) {
-    const int here = min(groups, rows - start), number = min(group, here - 1);
-    const bool is_here = group < here;
-    const LogitsRow<T> row(arguments.logits, RowNumber(first + start + number, arguments.logits.inner));
+    const int lane = within_loop(threadIdx.x % 32), rank = lane & (threads - 1);
+    const int here = min(groups, rows - start), r = start + min(lane >> work.group_bits, here - 1);
+    const bool is_here = lane >> work.group_bits < here;
+    const int begin = rank * elements, count = is_here ? min(categories - begin, elements) : 0;
     const int64_t at = (first + start) * categories;
-    if (kWidth == 1 && work.staged) {
-      stage.load(static_cast<const T*>(arguments.logits.values.data) + at, here * categories, lane);
-    }
-    Real x[kElements];
+    const int staged = (r - start) * categories + begin;
+    const LogitsRow<T> row(arguments.logits, RowNumber(first + r, arguments.logits.inner));
+    if constexpr (kStaged) stage.load(arguments.logits, first + start, here, work.packed, lane);
+    const auto load = [&](int i) {
+      Pack<Real, kWidth> x;
+      if constexpr (kStaged) {
+        x[0] = i < count ? computed(stage[staged + i]) : -infinity<Real>();
+      } else {
+        x = row.template load<kWidth>(begin + i, i < count);
+      }
+      return x;
+    };
+
+    float x[kElements], largest = -infinity<float>();
 #pragma unroll
     for (int i = 0; i < kElements; i += kWidth) {
       if (i >= elements) break;
-      const int j = begin + i;
-      const bool inside = is_here && j < categories;
-      Pack<Real, kWidth> loaded;
-      if (kWidth == 1 && work.staged) {
-        const bool allowed = inside && (row.mask.start == nullptr || row.mask.template load<1>(j)[0]);
-        loaded.fill(-infinity<Real>());
-        if (allowed) loaded[0] = computed(stage.elements[number * categories + j]);
-      } else {
-        loaded = row.template load<kWidth>(j, inside);
+      const auto loaded = load(i);
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) {
+        x[i + e] = draw_value(loaded[e]);
+        largest = larger_or_nan(largest, x[i + e]);
       }
-#pragma unroll
-      for (int e = 0; e < kWidth; ++e) x[i + e] = loaded[e];
-    }
-
-    float largest = -infinity<float>();
-#pragma unroll
-    for (int i = 0; i < kElements; ++i) {
-      if (i >= elements) break;
-      largest = larger_or_nan(largest, draw_value(x[i]));
     }
     largest = largest_or_nan(largest, threads);
     const float reference = reference_point(largest);
@@ -108,82 +129,63 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
       if (i >= elements) break;
-      half_weights[i] = half_weight(draw_value(x[i]), reference);
+      half_weights[i] = half_weight(x[i], reference);
       sum.add(half_weights[i]);
     }
     const uint64_t own = sum.total(elements), through = inclusive_sum(own, rank, threads);
     const uint64_t total = shuffle(through, lane | (threads - 1));
-    const uint64_t target = contract::multiply_high(shuffle(uniform, start + group), total);
+    const uint64_t target = contract::multiply_high(numbers.uniform(r), total);
     int index = element_above(half_weights, through - own, through, target, elements, rank, threads);
     if (total == 0) index = 0;
 
-    // The row of lane `lane` is drawn from by group `lane - start`, if at all in this round.
-    const int source = (lane & (groups - 1)) << work.group_bits;
-    const bool is_own = lane - start >= 0 && lane - start < groups;
-    const int its_index = __shfl_sync(kAllLanes, index, source);
-    if (is_own) own_index = its_index;
-
+    double log_sum_exp = 0;
+    if constexpr (kDense && kDouble) {
+      LogSumExp of_row;
+#pragma unroll 1
+      for (int i = 0; i < elements; i += kWidth) {
+        const auto loaded = load(i);
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) of_row.add(loaded[e]);
+      }
+      log_sum_exp = of_row.value(threads);
+      if (total == 0) log_sum_exp = quiet_nan();
+    }
+    if (is_here && rank == 0) numbers.keep(r, index, largest, total, log_sum_exp);
     if constexpr (kDense) {
-      double log_sum_exp = 0;
-      if constexpr (kDouble) {
-        LogSumExp of_row;
-#pragma unroll
-        for (int i = 0; i < kElements; ++i) {
-          if (i < elements) of_row.add(x[i]);
-        }
-        log_sum_exp = of_row.value(threads);
-        if (total == 0) log_sum_exp = quiet_nan();
-        const double its_log_sum_exp = __shfl_sync(kAllLanes, log_sum_exp, source);
-        if (is_own) own_log_sum_exp = its_log_sum_exp;
-      } else {
-        const float its_largest = __shfl_sync(kAllLanes, largest, source);
-        const uint64_t its_total = shuffle(total, source);
-        if (is_own) {
-          own_largest = its_largest;
-          own_total = its_total;
-        }
-      }
-      const float scale = 2.0f / __ull2float_rn(total);  // NaN is 0 times it where there is no sum
-      const DenseRow<T> out(arguments, first + start + number, index);
-#pragma unroll
-      for (int i = 0; i < kElements; i += kWidth) {
-        if (i >= elements) break;
-        const int j = begin + i;
-        Pack<Real, kWidth> probs;
-#pragma unroll
-        for (int e = 0; e < kWidth; ++e) {
-          if constexpr (kDouble) {
-            probs[e] = exp(x[i + e] - log_sum_exp);
-          } else {
-            probs[e] = half_weights[i + e] * scale;
-          }
-        }
-        if (!is_here || j >= categories) continue;
-        if (kWidth == 1 && work.staged) {
-          stage.elements[number * categories + j] = rounded<T>(probs[0]);
+      const DenseRow<T> out(arguments, first + r, index);
+      const auto store = [&](int i, const Pack<Real, kWidth>& probs) {
+        if constexpr (kStaged) {
+          stage[staged + i] = rounded<T>(probs[0]);
         } else {
-          out.store(j, probs);
+          out.store(begin + i, probs);
+        }
+      };
+      if constexpr (kDouble) {
+        const Probability<T> probability(largest, total, log_sum_exp);
+#pragma unroll 1
+        for (int i = 0; i < count; i += kWidth) store(i, probability(load(i)));
+      } else {
+        const float scale = 2 * inverse(total);  // NaN is 0 times it where there is no sum
+#pragma unroll
+        for (int i = 0; i < kElements; i += kWidth) {
+          if (i >= count) break;
+          Pack<Real, kWidth> probs;
+#pragma unroll
+          for (int e = 0; e < kWidth; ++e) probs[e] = half_weights[i + e] * scale;
+          store(i, probs);
         }
       }
-      if (kWidth == 1 && work.staged) {
+      if constexpr (kStaged) {
         stage.store(static_cast<T*>(arguments.probs) + at, here * categories, lane);
-#pragma unroll
-        for (int i = 0; i < kElements; ++i) {
-          const int j = begin + i;
-          if (i >= elements || !is_here || j >= categories) break;
-          stage.elements[number * categories + j] = j == index ? one<T>() : zero<T>();
-        }
+#pragma unroll 1
+        for (int i = 0; i < count; ++i) stage[staged + i] = begin + i == index ? one<T>() : zero<T>();
         stage.store(static_cast<T*>(arguments.one_hot) + at, here * categories, lane);
       }
     }
     __syncwarp();  // the stage has been read
   }
-  if (lane >= rows) return;
-  arguments.index[first + lane] = own_index;
-  if constexpr (kDense) {
-    if (!kDouble) own_log_sum_exp = log_sum_exp(own_largest, own_total);
-    arguments.log_sum_exp[first + lane] = own_log_sum_exp;
-  }
+  __syncwarp();
+  numbers.store(arguments, first, rows, threadIdx.x % 32);
 }
 
 }  // namespace reinmax_kernels::cuda

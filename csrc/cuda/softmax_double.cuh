@@ -7,14 +7,6 @@ namespace reinmax_kernels::cuda {
 
 __device__ __forceinline__ double quiet_nan() { return __longlong_as_double(0x7FF8000000000000); }
 
-template <int kWidth>
-__device__ __forceinline__ Pack<double, kWidth> exp_of(const Pack<double, kWidth>& x, double log_sum_exp) {
-  Pack<double, kWidth> result;
-#pragma unroll
-  for (int e = 0; e < kWidth; ++e) result[e] = exp(x[e] - log_sum_exp);
-  return result;
-}
-
 // Of the elements so far, relative to the largest of them: one exponential each, and one pass.
 class LogSumExp {
  public:
@@ -41,9 +33,23 @@ class LogSumExp {
   double largest_ = -infinity<double>(), sum_ = 0;
 };
 
-// Of so many log-sum-exps, by a warp; NaN of none.
-__device__ __forceinline__ double log_sum_exp_of(const double* parts, int count, int lane) {
+// Of the categories [first, last) of a row, by a warp.
+template <int kWidth>
+__device__ __forceinline__ double log_sum_exp_of(const LogitsRow<double>& row, int first, int last, int lane) {
   LogSumExp sum;
+#pragma unroll 1
+  for (int j = first + lane * kWidth; j < last; j += 32 * kWidth) {
+    const auto x = row.template load<kWidth>(j, true);
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) sum.add(x[e]);
+  }
+  return sum.value();
+}
+
+// The same from those of so many parts, which lie side by side; NaN of none.
+__device__ __forceinline__ double log_sum_exp_of_parts(const double* parts, int count, int lane) {
+  LogSumExp sum;
+#pragma unroll 1
   for (int k = lane; k < count; k += 32) sum.add(parts[k]);
   const double value = sum.value();
   return count > 0 ? value : quiet_nan();

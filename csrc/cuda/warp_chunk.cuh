@@ -5,7 +5,7 @@
 
 namespace reinmax_kernels::cuda {
 
-// A chunk is summed in segments, of which the drawn element's is then read once more: each lane has kSegmentLane
+// A chunk is weighed in segments, of which the drawn element's is then read once more: each lane has kSegmentLane
 // adjacent elements of it.
 template <int kWidth>
 constexpr int kSegmentLane = kWidth > 4 ? kWidth : 4;
@@ -14,42 +14,59 @@ constexpr int kSegment = 32 * kSegmentLane<kWidth>;
 template <int kWidth>
 constexpr int kSegments = contract::kChunk / kSegment<kWidth>;
 
-// Sums of weights.
-template <int kWidth>
-struct SegmentSums {
-  uint64_t of[kSegments<kWidth>];
+// Which chunks: those without a mask that end before the row does; any; or any, where rows may be much shorter than a
+// chunk, so that the segments beyond are skipped.
+enum class ChunkKind { kWhole, kAny, kShort };
 
-  __device__ __forceinline__ uint64_t total() const {
-    uint64_t sum = 0;
-#pragma unroll
-    for (int s = 0; s < kSegments<kWidth>; ++s) sum += of[s];
-    return sum;
-  }
-};
+// Pairs of two-byte elements stay packed while the largest is looked for, which so takes half the instructions.
+template <class T, int kWidth>
+constexpr bool kPairs = sizeof(T) == 2 && kWidth > 1;
 
-// The elements from `first` on, to as many as a chunk has or to the end of the row. kShort: where the row is shorter
-// than a chunk, the segments beyond it are skipped.
-template <class T, int kWidth, bool kShort>
+__device__ __forceinline__ __half2 larger_or_nan(__half2 a, __half2 b) { return __hmax2_nan(a, b); }
+__device__ __forceinline__ __nv_bfloat162 larger_or_nan(__nv_bfloat162 a, __nv_bfloat162 b) { return __hmax2_nan(a, b); }
+
+template <class T>
+using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
+
+// The elements from `first` on, to as many as a chunk has or to the end of the row.
+template <class T, int kWidth, ChunkKind kKind>
 class WarpChunk {
+  using Held = std::conditional_t<kPairs<T, kWidth>, T, float>;
+
  public:
   __device__ __forceinline__ WarpChunk(const LogitsRow<T>& row, int first, int categories, int lane)
       : count_(categories - first) {
-    if (!kShort && count_ >= contract::kChunk) {
-      load(row, first, lane, [](int) { return true; });
-    } else {
-      load(row, first, lane, [=](int j) { return j < categories; });
+    const bool unmasked = row.mask.start == nullptr;
+#pragma unroll
+    for (int s = 0; s < kSegments<kWidth>; ++s) {
+      if (is_beyond(s)) break;
+      if (kKind == ChunkKind::kWhole || (kKind == ChunkKind::kShort && unmasked && (s + 1) * kSegment<kWidth> <= count_)) {
+        load(row, first, s, lane, true);
+      } else {
+        load(row, first, s, lane, false);
+      }
     }
   }
 
   __device__ __forceinline__ float largest() const {
-    float result = -infinity<float>();
+    using Compared = std::conditional_t<kPairs<T, kWidth>, Pair<T>, float>;
+    constexpr int kCompared = int(sizeof(Compared) / sizeof(Held));
+    Pack<Held, kCompared> result;
+    result.fill(minus_infinity<Held>());
+    Compared so_far;
+    memcpy(&so_far, &result, sizeof(so_far));
 #pragma unroll
     for (int s = 0; s < kSegments<kWidth>; ++s) {
       if (is_beyond(s)) break;
 #pragma unroll
-      for (int i = 0; i < kSegmentLane<kWidth>; ++i) result = larger_or_nan(result, x_[s][i]);
+      for (int i = 0; i < kSegmentLane<kWidth>; i += kCompared) {
+        Compared x;
+        memcpy(&x, &x_[s][i], sizeof(x));
+        so_far = larger_or_nan(so_far, x);
+      }
     }
-    return largest_or_nan(result);
+    memcpy(&result, &so_far, sizeof(so_far));
+    return largest_or_nan(larger_or_nan(computed(result[0]), computed(result[kCompared - 1])));
   }
 
   __device__ __forceinline__ uint64_t total(float largest) const {
@@ -57,44 +74,24 @@ class WarpChunk {
     WeightSum sum;
 #pragma unroll
     for (int s = 0; s < kSegments<kWidth>; ++s) {
-#pragma unroll
-      for (int i = 0; i < kSegmentLane<kWidth>; ++i) sum.add(half_weight(x_[s][i], reference));
+      add(s, reference, sum);
     }
     return sum.of_warp().total(contract::kChunk);
   }
 
-  // The elements become the halves of their weights.
-  __device__ __forceinline__ SegmentSums<kWidth> weigh_segments(float largest) {
+  // Of segment number `lane`.
+  __device__ __forceinline__ uint64_t segment_total(float largest, int lane) const {
     const float reference = reference_point(largest);
-    SegmentSums<kWidth> sums;
-#pragma unroll
-    for (int s = 0; s < kSegments<kWidth>; ++s) sums.of[s] = 0;
+    uint64_t own = 0;
 #pragma unroll
     for (int s = 0; s < kSegments<kWidth>; ++s) {
       if (is_beyond(s)) break;
       WeightSum sum;
-#pragma unroll
-      for (int i = 0; i < kSegmentLane<kWidth>; ++i) sum.add(x_[s][i] = half_weight(x_[s][i], reference));
-      sums.of[s] = sum.of_warp().total(kSegment<kWidth>);
+      add(s, reference, sum);
+      const uint64_t total = sum.of_warp().total(kSegment<kWidth>);
+      if (lane == s) own = total;
     }
-    return sums;
-  }
-
-  // body(the first of kWidth adjacent categories, what is held of them), of those inside the row.
-  template <class Body>
-  __device__ __forceinline__ void visit(int first, int lane, Body body) const {
-#pragma unroll
-    for (int s = 0; s < kSegments<kWidth>; ++s) {
-      if (is_beyond(s)) break;
-#pragma unroll
-      for (int i = 0; i < kSegmentLane<kWidth>; i += kWidth) {
-        const int j = position(s, i, lane);
-        Pack<float, kWidth> x;
-#pragma unroll
-        for (int e = 0; e < kWidth; ++e) x[e] = x_[s][i + e];
-        if (j < count_) body(first + j, x);
-      }
-    }
+    return own;
   }
 
  private:
@@ -102,25 +99,39 @@ class WarpChunk {
     return segment * kSegment<kWidth> + i * 32 + lane * kWidth;
   }
 
-  __device__ __forceinline__ bool is_beyond(int segment) const { return kShort && segment * kSegment<kWidth> >= count_; }
+  __device__ __forceinline__ bool is_beyond(int segment) const {
+    return kKind == ChunkKind::kShort && segment * kSegment<kWidth> >= count_;
+  }
 
-  template <class Inside>
-  __device__ __forceinline__ void load(const LogitsRow<T>& row, int first, int lane, Inside inside) {
+  __device__ __forceinline__ void load(const LogitsRow<T>& row, int first, int segment, int lane, bool all_inside) {
 #pragma unroll
-    for (int s = 0; s < kSegments<kWidth>; ++s) {
-      if (is_beyond(s)) break;
+    for (int i = 0; i < kSegmentLane<kWidth>; i += kWidth) {
+      const int j = position(segment, i, lane);
+      const auto x = all_inside ? load_adjacent<kWidth>(row.values.start + first + j)
+                                : row.template load_stored<kWidth>(first + j, j < count_);
 #pragma unroll
-      for (int i = 0; i < kSegmentLane<kWidth>; i += kWidth) {
-        const int j = first + position(s, i, lane);
-        const auto x = row.template load<kWidth>(j, inside(j));
-#pragma unroll
-        for (int e = 0; e < kWidth; ++e) x_[s][i + e] = draw_value(x[e]);
-      }
+      for (int e = 0; e < kWidth; ++e) x_[segment][i + e] = held(x[e]);
     }
   }
 
+  static __device__ __forceinline__ Held held(T x) {
+    if constexpr (kPairs<T, kWidth>) {
+      return x;
+    } else {
+      return draw_value(computed(x));
+    }
+  }
+
+  __device__ __forceinline__ void add(int segment, float reference, WeightSum& sum) const {
+    Pack<Held, kSegmentLane<kWidth>> stored;
+    memcpy(&stored, x_[segment], sizeof(stored));
+    const auto x = all_computed(stored);
+#pragma unroll
+    for (int i = 0; i < kSegmentLane<kWidth>; ++i) sum.add(half_weight(x[i], reference));
+  }
+
   int count_;
-  float x_[kSegments<kWidth>][kSegmentLane<kWidth>];
+  Held x_[kSegments<kWidth>][kSegmentLane<kWidth>];
 };
 
 // The element of a group of threads' elements, kElements adjacent ones a thread, at which the prefix sum of weights
@@ -136,19 +147,22 @@ __device__ __forceinline__ int element_above(const float (&half_weights)[kElemen
   return __shfl_sync(kAllLanes, position, first_lane + chosen);
 }
 
-// The category of a row that is drawn from the chunk from `first` on, whose weights have these sums.
+// What a warp draws from the chunk from `first` on of a row.
+struct DrawnElement {
+  int category;
+  uint64_t total;  // of the chunk's weights; where it is 0, the category means nothing
+};
+
+// `own` is the sum of weights of segment number `lane` of the chunk.
 template <class T, int kWidth>
-__device__ __forceinline__ int draw_from_chunk(const LogitsRow<T>& row, int first, int categories, float largest,
-                                               const SegmentSums<kWidth>& sums, uint64_t target, int lane) {
-  constexpr int kElements = kSegmentLane<kWidth>;
-  uint64_t before = 0, through = 0;
-  int segment = 0;
-#pragma unroll
-  for (int s = 0; s < kSegments<kWidth> - 1; ++s) {
-    through += sums.of[s];
-    segment += through <= target;
-    before = through <= target ? through : before;
-  }
+__device__ __forceinline__ DrawnElement draw_element(const LogitsRow<T>& row, int first, int categories, float largest,
+                                                     uint64_t own, uint64_t uniform, int lane) {
+  constexpr int kElements = kSegmentLane<kWidth>, kLast = kSegments<kWidth> - 1;
+  const uint64_t through = inclusive_sum(own, lane, kLast + 1);
+  const uint64_t total = shuffle(through, kLast), target = contract::multiply_high(uniform, total);
+  const int segment = __popc(__ballot_sync(kAllLanes, lane < kLast && through <= target));
+  const uint64_t before = shuffle(through - own, segment);
+
   const float reference = reference_point(largest);
   const int start = first + segment * kSegment<kWidth>;
   float half_weights[kElements];
@@ -163,9 +177,9 @@ __device__ __forceinline__ int draw_from_chunk(const LogitsRow<T>& row, int firs
       sum.add(half_weights[i + e]);
     }
   }
-  const uint64_t own = sum.total(kElements);
-  const uint64_t to_here = before + inclusive_sum(own, lane, 32);
-  return start + element_above(half_weights, to_here - own, to_here, target, kElements, lane, 32);
+  const uint64_t of_lane = sum.total(kElements), to_here = before + inclusive_sum(of_lane, lane, 32);
+  const int element = element_above(half_weights, to_here - of_lane, to_here, target, kElements, lane, 32);
+  return {start + element, total};
 }
 
 }  // namespace reinmax_kernels::cuda

@@ -1,0 +1,99 @@
+// The dense outputs of a draw: the one-hot and the probabilities.
+#pragma once
+
+#include "cuda/softmax_double.cuh"
+#include "cuda/weights.cuh"
+
+namespace reinmax_kernels::cuda {
+
+// One over a sum of weights, infinite for no sum.
+__device__ __forceinline__ float inverse(uint64_t sum) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(__ull2float_rn(sum)));
+  return result;
+}
+
+// exp(x - log_sum_exp) of a row whose log-sum-exp is told by its largest logit and its sum of weights, or, of float64,
+// by itself. NaN where there is no sum.
+template <class T>
+class Probability {
+ public:
+  __device__ __forceinline__ Probability(float largest, uint64_t sum, double log_sum_exp) : log_sum_exp_(log_sum_exp) {
+    if (std::is_same_v<T, float>) {
+      origin_ = reference_point(largest);
+      scale_ = 2 * inverse(sum);
+    } else {
+      float bits;
+      asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(bits) : "f"(__ull2float_rn(sum)));
+      origin_ = largest;
+      scale_ = contract::kWeightBits - bits;
+    }
+  }
+
+  template <int kWidth>
+  __device__ __forceinline__ Pack<Computed<T>, kWidth> operator()(Pack<Computed<T>, kWidth> x) const {
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) {
+      if constexpr (std::is_same_v<T, double>) {
+        x[e] = exp(x[e] - log_sum_exp_);
+      } else if constexpr (std::is_same_v<T, float>) {
+        x[e] = half_weight(x[e], origin_) * scale_;
+      } else {  // by the hardware's exponential, whose error is far below the rounding of half types
+        const float exponent = __fmaf_rn(x[e] - origin_, contract::kLog2E, scale_);
+        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(x[e]) : "f"(exponent));
+      }
+    }
+    return x;
+  }
+
+ private:
+  float origin_, scale_;  // the scale is a factor or, of half types, a power of two
+  double log_sum_exp_;
+};
+
+// The dense outputs of one row.
+template <class T>
+struct DenseRow {
+  T *one_hot, *probs;
+  int index;
+
+  __device__ __forceinline__ DenseRow(const SampleArguments& arguments, int64_t row, int drawn) : index(drawn) {
+    const int64_t start = row * arguments.logits.categories;
+    one_hot = static_cast<T*>(arguments.one_hot) + start;
+    probs = static_cast<T*>(arguments.probs) + start;
+  }
+
+  // From category `j` on.
+  template <int kWidth>
+  __device__ __forceinline__ void store(int j, const Pack<Computed<T>, kWidth>& p) const {
+    Pack<T, kWidth> is_drawn;
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) is_drawn[e] = index - j == e ? one<T>() : zero<T>();
+    store_bits(one_hot + j, is_drawn);
+    store_adjacent<T>(probs + j, p);
+  }
+
+  // Of the chunk from `first` on, by a warp, from its logits once more.
+  template <int kWidth>
+  __device__ __forceinline__ void store_chunk(const LogitsRow<T>& row, int first, int categories,
+                                              const Probability<T>& probability, int lane) const {
+    constexpr int kAtOnce = sizeof(T) == 8 ? 1 : kWidth > 1 ? 8 / kWidth : 4;  // accesses, for memory's latency
+    const int last = min(first + contract::kChunk, categories);
+#pragma unroll 1
+    for (int start = first + lane * kWidth; start < last; start += kAtOnce * 32 * kWidth) {
+      Pack<Computed<T>, kWidth> x[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int j = start + i * 32 * kWidth;
+        x[i] = row.template load<kWidth>(j, j < last);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int j = start + i * 32 * kWidth;
+        if (j < last) store(j, probability(x[i]));
+      }
+    }
+  }
+};
+
+}  // namespace reinmax_kernels::cuda
