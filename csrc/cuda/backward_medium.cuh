@@ -13,6 +13,15 @@ constexpr int kHeld = std::is_same_v<T, double> ? 2 : kWidth == 1 ? 4 : 8;
 
 constexpr int kMostThreads = 1024;  // of a block
 
+// Makes the compiler compute again what it would keep of x, its exponentials: there are not registers for all of them.
+template <class Real, int kWidth>
+__device__ __forceinline__ void forget_exponentials(Pack<Real, kWidth>& x) {
+#pragma unroll
+  for (Real& each : x.at) {
+    if constexpr (std::is_same_v<Real, float>) asm volatile("" : "+f"(each));
+  }
+}
+
 // A warp to a row, or a whole block. kWidth elements at a time, and fewer than 2 kWidth at a row's ends one by one.
 template <class Estimator, class T, int kWidth, bool kTempered>
 __global__ void __launch_bounds__(kMostThreads, 1) backward_medium_kernel(const BackwardArguments arguments, Warps warps) {
@@ -57,6 +66,7 @@ __global__ void __launch_bounds__(kMostThreads, 1) backward_medium_kernel(const 
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) {
     const int access = a * threads + thread, j = accesses.position(access);
+    if constexpr (kTempered) forget_exponentials(held[a].x);
     if (access < accesses.wide) store_adjacent(out + j, gradient(held[a], j, drawn));
   }
 }
