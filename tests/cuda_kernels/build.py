@@ -47,11 +47,18 @@ class Build:
         return ctypes.CDLL(str(self.folder / "library.so"))
 
     @cached_property
+    def _by_file(self) -> dict[str, dict[str, str]]:
+        return {path.stem: split(path.read_text()) for path in sorted(self.folder.glob("*/*.ptx"))}
+
+    @cached_property
     def kernels(self) -> dict[str, str]:
         """The PTX of each kernel by its mangled name, with what it shares with others in its file."""
-        return {
-            name: text for path in sorted(self.folder.glob("*/*.ptx")) for name, text in split(path.read_text()).items()
-        }
+        return {name: text for kernels in self._by_file.values() for name, text in kernels.items()}
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """The stem of the .cu that each kernel comes from."""
+        return {name: stem for stem, kernels in self._by_file.items() for name in kernels}
 
     def op(self, name: str) -> torch._ops.OpOverload:
         return getattr(getattr(torch.ops, namespace(self.architecture)), name).default

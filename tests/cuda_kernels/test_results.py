@@ -3,13 +3,15 @@
 import device_results
 import pytest
 
+WHOLE_ROWS = 4  # occupy the one multiprocessor of the smallest device
+
 
 class TestDraws(device_results.Draws):
-    pass
+    whole_rows = WHOLE_ROWS
 
 
 class TestGradients(device_results.Gradients):
-    pass
+    whole_rows = WHOLE_ROWS
 
 
 @pytest.mark.slow

@@ -1,0 +1,132 @@
+"""Faults planted in copies of the kernels: each is found, by what the interpreter checks or by the results."""
+
+import pytest
+import torch
+from device_results import REFERENCE, random, seed
+from ptx import Kind
+
+from .execution import executed
+from .planting import Fault, Planted
+
+SEED = 2**40 + 3
+
+
+def draws(shape, *, mask=False, spoilt=False, **options):
+    """Index and dense outputs of random logits."""
+
+    def work(device):
+        torch.manual_seed(1)
+        logits = random(shape, torch.float32)
+        if spoilt:
+            logits[..., 1] = torch.nan
+        allowed = torch.arange(shape[-1]) % 3 != 1 if mask else None
+        index = device.sample(logits, seed(SEED), allowed, 3, 7)
+        return [index, *device.sample_dense(logits, seed(SEED), allowed, 3, 7)]
+
+    return work, options
+
+
+def gradient(name, shape, *, tau=None, h=False, swapped=False, **options):
+    """Of random logits and gradients."""
+
+    def work(device):
+        torch.manual_seed(1)
+        logits, g, h_given = (random(shape, torch.float32) for _ in range(3))
+        if swapped:
+            logits, g, h_given = (each.transpose(0, 1) for each in (logits, g, h_given))
+        _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
+        given = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+        operands = (g, h_given if h else None, logits, index, log_sum_exp, None, given)
+        return [getattr(device, name)(*operands)]
+
+    return work, options
+
+
+SHORT, MEDIUM, LONG = draws((40, 10)), draws((2, 1000)), draws((4, 2500))
+PARTS = draws((1, 40 * 1024), processors=132)
+REINMAX = "reinmax_backward"
+WORKS = {
+    "short": SHORT,
+    "medium": MEDIUM,
+    "long": LONG,
+    "in parts": PARTS,
+    "masked": draws((2, 70), mask=True),
+    "spoilt": draws((3, 10), spoilt=True),
+    "short gradient": gradient(REINMAX, (5, 10), tau=0.5, h=True),
+    "medium gradient": gradient(REINMAX, (1, 1001), tau=0.5, h=True),
+    "gradient in parts": gradient("straight_through_backward", (1, 70000), h=True, processors=132),
+    "two loops": gradient(REINMAX, (2, 3, 100), swapped=True),
+}
+RACE, OUTSIDE, WRONG = Kind.DATA_RACE, Kind.OUT_OF_BOUNDS, None  # what finds them; None: the results
+BLOCK, WARP = "__syncthreads();", "__syncwarp();"
+FAULTS = {
+    # A missing barrier.
+    "chunks weighed": ("long", RACE, "sample_long.cuh", f"chunks, lane);\n    {BLOCK}", "chunks, lane);"),
+    "largest of chunks": ("in parts", RACE, "chunks.cuh", f"hit = 0;\n  {BLOCK}", "hit = 0;"),
+    "sums of chunks": ("in parts", RACE, "chunks.cuh", f"= through;\n  {BLOCK}", "= through;"),
+    "uniforms": ("medium", RACE, "sample_medium.cuh", f"rows, thread);\n  {BLOCK}", "rows, thread);"),
+    "rows' numbers": ("medium", RACE, "sample_medium.cuh", f"  {BLOCK}\n  numbers.store", "  numbers.store"),
+    "stage written": ("short", RACE, "sample_short.cuh", f"{WARP}\n    copy(elements_, to", "copy(elements_, to"),
+    "stage read": ("short", RACE, "sample_short.cuh", f"to, lane);\n    {WARP}\n  }}", "to, lane);\n  }"),
+    "tile loaded": ("short gradient", RACE, "backward_short.cuh", f"categories);\n  {BLOCK}", "categories);"),
+    "tile read": ("short gradient", RACE, "backward_short.cuh", f"if constexpr (kStaged) {BLOCK}", ""),
+    "tile written": ("short gradient", RACE, "backward_short.cuh", f"    {BLOCK}\n    copy_tile", "    copy_tile"),
+    "reduction": ("medium gradient", RACE, "block.cuh", f"    {BLOCK}\n#pragma", "#pragma"),
+    # The end of a row.
+    "tail of a chunk": ("long", OUTSIDE, "warp_chunk.cuh", "j < count_)", "j <= count_)"),
+    "tail of a gradient": ("medium gradient", OUTSIDE, "backward_medium.cuh", "access < acc", "access <= acc"),
+    "last element": ("medium gradient", WRONG, "upstream.cuh", "return j < categories", "return j < categories - 1"),
+    # What is read.
+    "mask": ("masked", WRONG, "row.cuh", "allowed[e] ?", "!allowed[e] ?"),
+    "NaN dropped": ("spoilt", WRONG, "weights.cuh", "larger_or_nan(a, b)", "fmaxf(a, b)"),
+    "outer stride": ("two loops", WRONG, "row.cuh", "row.outer * rows.outer_stride", "row.outer"),
+    "inner stride": ("two loops", WRONG, "row.cuh", "row.inner * rows.inner_stride", "row.inner"),
+    # The contract.
+    "seed's words": ("short", WRONG, "../contract.h", "key0 = key, key1 = key >> 32", "key0 = key >> 32, key1 = key"),
+    "row's words": ("short", WRONG, "../contract.h", "({row, row >> 32,", "({row >> 32, row,"),
+    "uniform's words": ("short", WRONG, "../contract.h", "| w.w3 << 32", "| w.w1 << 32"),
+    "lane left out": ("medium", WRONG, "weights.cuh", "distance = 1; distance", "distance = 2; distance"),
+    # Sums and formulas.
+    "lane of a sum": ("short gradient", WRONG, "row.cuh", "distance > 0;", "distance > 1;"),
+    "sums of parts": ("gradient in parts", WRONG, "backward_long.cuh", "sums.pi_h = from[size]", "sums.pi_h = from[0]"),
+    "sign": ("short gradient", WRONG, "reinmax.cu", "- Real(0.5) * at.pi", "+ Real(0.5) * at.pi"),
+}
+
+
+def run(build_for, name, edit, check):
+    work, options = WORKS[name]
+    with executed(build_for(90), edit=edit, check=check, **options) as device:
+        results = work(device)
+    return results, set().union(*(report.kinds for report in device.reports))
+
+
+@pytest.fixture(scope="module")
+def sound(build_for, tmp_path_factory):
+    """What copies of the kernels without a fault give, by the same way; nothing is wrong with them."""
+    planted = Planted(build_for(90), tmp_path_factory.mktemp("sound"), [])
+    results = {}
+
+    def of(name):
+        if name not in results:
+            results[name], _ = run(build_for, name, planted, check=True)
+        return results[name]
+
+    return of
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_without_a_fault_copies_give_what_the_kernels_give(build_for, sound, name):
+    results, _ = run(build_for, name, lambda _, text: text, check=True)
+    for found, expected in zip(results, sound(name), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(build_for, sound, tmp_path, fault):
+    name, kind, file, text, instead = FAULTS[fault]
+    planted = Planted(build_for(90), tmp_path, [Fault(f"cuda/{file}", text, instead)])
+    results, kinds = run(build_for, name, planted, check=False)
+    if kind is not None:
+        assert kind in kinds
+    else:
+        assert any(not torch.equal(found, right) for found, right in zip(results, sound(name), strict=True))
