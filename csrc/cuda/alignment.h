@@ -12,7 +12,9 @@ inline bool are_aligned_alike(const BackwardArguments& arguments) {
   const int64_t bytes = size_of(logits.dtype), width = 16 / bytes;
   const auto alike = [&](const Rows& rows, int64_t element_bytes) {
     if (rows.data == nullptr) return true;
-    const auto elements = [](const void* data, int64_t size) { return int64_t(reinterpret_cast<uintptr_t>(data)) / size; };
+    const auto elements = [](const void* data, int64_t size) {
+      return int64_t(reinterpret_cast<uintptr_t>(data)) / size;
+    };
     const int64_t begin = elements(rows.data, element_bytes) - elements(arguments.grad_logits, bytes);
     const int64_t outer = logits.rows == logits.inner ? 0 : rows.outer_stride - logits.inner * logits.categories;
     const int64_t inner = logits.inner == 1 ? 0 : rows.inner_stride - logits.categories;

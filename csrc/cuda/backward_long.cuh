@@ -1,5 +1,6 @@
 // Rows in a loop. They are read twice, for the sums and to write, unless the estimator knows its gradient away from the
-// drawn category without them. Where long rows are few, several blocks share each: sums in one launch, writes in another.
+// drawn category without them. Where long rows are few, several blocks share each: sums in one launch, writes in
+// another.
 #pragma once
 
 #include "cuda/parts.h"

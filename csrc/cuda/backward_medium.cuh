@@ -9,7 +9,7 @@ namespace reinmax_kernels::cuda {
 // Of a row, to a thread: as many as half of a processor's threads can hold without a spill. Fewer where each element is
 // an access, whose address takes registers too.
 template <class T, int kWidth>
-constexpr int kHeld = std::is_same_v<T, double> ? 2 : kWidth == 1 ? 4 : 8;
+constexpr int kHeld = std::is_same_v<T, double> ? 2 : (kWidth == 1 ? 4 : 8);
 
 constexpr int kMostThreads = 1024;  // of a block
 
@@ -24,7 +24,8 @@ __device__ __forceinline__ void forget_exponentials(Pack<Real, kWidth>& x) {
 
 // A warp to a row, or a whole block. kWidth elements at a time, and fewer than 2 kWidth at a row's ends one by one.
 template <class Estimator, class T, int kWidth, bool kTempered>
-__global__ void __launch_bounds__(kMostThreads, 1) backward_medium_kernel(const BackwardArguments arguments, Warps warps) {
+__global__ void __launch_bounds__(kMostThreads, 1)
+    backward_medium_kernel(const BackwardArguments arguments, Warps warps) {
   using Real = Computed<T>;
   constexpr int kAccesses = kHeld<T, kWidth> / kWidth;
   const int threads = warps.threads(), thread = warps.thread();

@@ -13,9 +13,9 @@ struct Parts {
   void* sums;
 };
 
-constexpr int kPartialSums = 5;        // of a part
-constexpr int kPartUnit = 4096;        // elements; a part is so many times that
-constexpr int kMostParts = 128;        // of a row, for each block reads the sums of all
+constexpr int kPartialSums = 5;  // of a part
+constexpr int kPartUnit = 4096;  // elements; a part is so many times that
+constexpr int kMostParts = 128;  // of a row, for each block reads the sums of all
 
 inline Parts parts_of(const Logits& logits, void* sums) {
   const int64_t units = ceil_divide(logits.categories, kPartUnit);

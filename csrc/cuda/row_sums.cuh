@@ -17,8 +17,8 @@ struct Exponentials {
   }
 };
 
-// Of a part of a row: <pi, g>, <pi, h>, and of p = softmax(x / tau) its sum and <p, g> before it is divided by that sum,
-// relative to exp(largest / tau). At tau = 1 p is pi, and the latter aren't used.
+// Of a part of a row: <pi, g>, <pi, h>, and of p = softmax(x / tau) its sum and <p, g> before it is divided by that
+// sum, relative to exp(largest / tau). At tau = 1 p is pi, and the latter aren't used.
 template <class Real, bool kTempered>
 struct Partial {
   Real pi_g = 0, pi_h = 0, p = 0, p_g = 0;

@@ -23,8 +23,8 @@ static __device__ __noinline__ double power(double t) { return exp(t); }
 __device__ __forceinline__ float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ __forceinline__ double multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
 
-// pi = exp(x - log_sum_exp), NaN in a row without a distribution. In float32 the log-sum-exp has two parts, so that large
-// logits cost no precision.
+// pi = exp(x - log_sum_exp), NaN in a row without a distribution. In float32 the log-sum-exp has two parts, so that
+// large logits cost no precision.
 template <class Real>
 struct Softmax {
   Real high, minus_low;

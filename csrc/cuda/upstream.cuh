@@ -20,7 +20,9 @@ struct Upstream {
   Row<T> grad_one_hot, grad_probs;
 
   __device__ __forceinline__ Upstream(const BackwardArguments& arguments, const RowNumber& row)
-      : logits(arguments.logits, row), grad_one_hot(arguments.grad_one_hot, row), grad_probs(arguments.grad_probs, row) {}
+      : logits(arguments.logits, row),
+        grad_one_hot(arguments.grad_one_hot, row),
+        grad_probs(arguments.grad_probs, row) {}
 
   // Without kGradProbs there is no gradient of the probabilities.
   template <int kWidth, bool kGradProbs = true>
