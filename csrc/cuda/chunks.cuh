@@ -20,7 +20,8 @@ struct Chunks {
 
   // In memory aligned to 8 bytes.
   __host__ __device__ Chunks(void* memory, int64_t count, bool with_log_sum_exp)
-      : total(static_cast<uint64_t*>(memory)), log_sum_exp(with_log_sum_exp ? reinterpret_cast<double*>(total + count) : nullptr) {
+      : total(static_cast<uint64_t*>(memory)),
+        log_sum_exp(with_log_sum_exp ? reinterpret_cast<double*>(total + count) : nullptr) {
     largest = reinterpret_cast<float*>(total + (with_log_sum_exp ? 2 : 1) * count);
   }
 

@@ -11,8 +11,9 @@ namespace reinmax_kernels::cuda {
 using Stream = void*;  // a cudaStream_t
 
 // The rows of a tensor [..., C] that is broadcast to the logits' shape: row i begins at
-// (i / inner) outer_stride + (i % inner) inner_stride, where `inner` is the same for all tensors of a kernel, and 1 where
-// rows step evenly. Strides count elements; a dimension that is broadcast has stride 0. No data: there is no such tensor.
+// (i / inner) outer_stride + (i % inner) inner_stride, where `inner` is the same for all tensors of a kernel, and 1
+// where rows step evenly. Strides count elements; a dimension that is broadcast has stride 0. No data: there is no such
+// tensor.
 struct Rows {
   const void* data = nullptr;
   int64_t outer_stride = 0;
@@ -50,7 +51,7 @@ class Divisor {
 
 struct Logits {
   Rows values;  // with a category stride of 1, as the mask
-  Rows mask;  // bool, true = allowed; no data: all allowed
+  Rows mask;    // bool, true = allowed; no data: all allowed
   int64_t rows = 0;
   int64_t categories = 0;  // 1 to 2^23
   Divisor inner = 1;

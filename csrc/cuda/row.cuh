@@ -1,5 +1,6 @@
 // Rows, as kernels read and write them: where they lie, accesses of up to 16 bytes to adjacent elements, the mask, and
-// reductions over neighbouring threads. Logits, mask and gradients come with any strides; what is written is contiguous.
+// reductions over neighbouring threads. Logits, mask and gradients come with any strides; what is written is
+// contiguous.
 //
 // Threads share a row the same way everywhere: access `a` of thread `t` of so many is for the kWidth elements from
 // (a * threads + t) * kWidth on. kWidth is what 16 bytes hold, or 1 where rows don't allow for that (`is_wide`).
@@ -239,7 +240,8 @@ struct LogitsRow {
   }
 };
 
-// A gradient at the same elements: 0 where there is none, and where the category can't be drawn, whatever arrived there.
+// A gradient at the same elements: 0 where there is none, and where the category can't be drawn, whatever arrived
+// there.
 template <int kWidth, class T>
 __device__ __forceinline__ Pack<Computed<T>, kWidth> load_gradient(const Row<T>& gradient,
                                                                    const Pack<Computed<T>, kWidth>& x, int j,

@@ -60,7 +60,8 @@ template <class T, int kWidth, bool kDense>
 static void sample_long(const SampleArguments& arguments, void* scratch, Stream stream) {
   const Logits& logits = arguments.logits;
   constexpr bool kWithLogSumExp = kDense && std::is_same_v<T, double>;
-  const int count = int(chunks_of(logits)), per_part = chunks_per_part(logits), parts = int(ceil_divide(count, per_part));
+  const int count = int(chunks_of(logits)), per_part = chunks_per_part(logits),
+            parts = int(ceil_divide(count, per_part));
   const auto run = [&](LongWork work) {
     // As many warps as leave none idle while others take one chunk more.
     const int64_t rounds = ceil_divide(work.chunks_per_part, kLongWarps);

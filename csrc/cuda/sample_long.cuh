@@ -1,5 +1,5 @@
-// Draws from rows of many chunks. A warp takes one chunk after the other; where rows are few, several blocks share each,
-// and a second launch draws.
+// Draws from rows of many chunks. A warp takes one chunk after the other; where rows are few, several blocks share
+// each, and a second launch draws.
 #pragma once
 
 #include "cuda/chunks.cuh"
@@ -21,7 +21,7 @@ struct LongWork {
 };
 
 // The sums of chunk `k`.
-template <ChunkKind kKind, bool kDense, int kWidth, class T>
+template <ChunkKind kKind, int kWidth, class T>
 __device__ __forceinline__ void weigh_chunk(const LogitsRow<T>& row, int k, int categories, const Chunks& chunks,
                                             int lane) {
   const int first = k * contract::kChunk;
@@ -32,21 +32,29 @@ __device__ __forceinline__ void weigh_chunk(const LogitsRow<T>& row, int k, int 
     chunks.largest[k] = largest;
     chunks.total[k] = total;
   }
-  if constexpr (kDense && std::is_same_v<T, double>) {
-    const int last = min(first + contract::kChunk, categories);
-    const double log_sum_exp = log_sum_exp_of<kWidth>(row, first, last, lane);
-    if (lane == 0) chunks.log_sum_exp[k] = log_sum_exp;
-  }
 }
 
-// Those of the chunks that are left to this warp of a block's chunks [first, last).
+// Those of this warp's chunks of a block's [first, last). Of float64, whose elements take two registers until they are
+// narrowed, a whole chunk is too much to load at once.
 template <bool kDense, int kWidth, class T>
 __device__ __forceinline__ void weigh_chunks(const LogitsRow<T>& row, int first, int last, int categories,
                                              const Chunks& chunks, int lane) {
+  constexpr bool kAtOnce = sizeof(T) < 8;
+  constexpr ChunkKind kOther = kAtOnce ? ChunkKind::kAny : ChunkKind::kBySegment;
   const int warps = blockDim.x / 32, whole = row.mask.start == nullptr ? min(last, categories / contract::kChunk) : 0;
-  int k = first + threadIdx.x / 32;
-  for (; k < whole; k += warps) weigh_chunk<ChunkKind::kWhole, kDense, kWidth>(row, k, categories, chunks, lane);
-  for (; k < last; k += warps) weigh_chunk<ChunkKind::kAny, kDense, kWidth>(row, k, categories, chunks, lane);
+  const int start = first + threadIdx.x / 32;
+  int k = start;
+  if constexpr (kAtOnce) {
+    for (; k < whole; k += warps) weigh_chunk<ChunkKind::kWhole, kWidth>(row, k, categories, chunks, lane);
+  }
+  for (; k < last; k += warps) weigh_chunk<kOther, kWidth>(row, k, categories, chunks, lane);
+  if constexpr (kDense && std::is_same_v<T, double>) {  // by itself, for its constants take registers
+    for (k = start; k < last; k += warps) {
+      const int begin = k * contract::kChunk, end = min(begin + contract::kChunk, categories);
+      const double log_sum_exp = log_sum_exp_of<kWidth>(row, begin, end, lane);
+      if (lane == 0) chunks.log_sum_exp[k] = log_sum_exp;
+    }
+  }
 }
 
 // The category drawn from the chosen chunk, by a warp.
@@ -54,7 +62,7 @@ template <class T, int kWidth>
 __device__ __forceinline__ int draw(const LogitsRow<T>& row, int categories, const ChosenChunk& chosen,
                                     uint64_t uniform, int lane) {
   const int first = chosen.number * contract::kChunk;
-  const WarpChunk<T, kWidth, ChunkKind::kAny> chunk(row, first, categories, lane);
+  const WarpChunk<T, kWidth, ChunkKind::kBySegment> chunk(row, first, categories, lane);
   const uint64_t own = chunk.segment_total(chosen.largest, lane);
   const int category = draw_element<T, kWidth>(row, first, categories, chosen.largest, own, uniform, lane).category;
   return chosen.row_total > 0 ? category : 0;
@@ -91,15 +99,15 @@ __global__ void __launch_bounds__(32 * kLongWarps, 4)
         kDouble ? log_sum_exp_of_parts(chunks.log_sum_exp, chosen.row_total > 0 ? work.count : 0, lane)
                 : cuda::log_sum_exp(chosen.row_largest, chosen.row_total);
     const Probability<T> probability(chosen.row_largest, chosen.row_total, log_sum_exp);
-    for (int k = first + warp; k < last; k += warps) {
-      DenseRow<T> out(arguments, row_number, -1);
-      if (k == chosen.number) {
-        out.index = draw<T, kWidth>(row, categories, chosen, uniform.element, lane);
-        if (lane == 0) {
-          arguments.index[row_number] = out.index;
-          arguments.log_sum_exp[row_number] = log_sum_exp;
-        }
+    DenseRow<T> out(arguments, row_number, -1);
+    if (first <= chosen.number && chosen.number < last && (chosen.number - first) % warps == warp) {
+      out.index = draw<T, kWidth>(row, categories, chosen, uniform.element, lane);
+      if (lane == 0) {
+        arguments.index[row_number] = out.index;
+        arguments.log_sum_exp[row_number] = log_sum_exp;
       }
+    }
+    for (int k = first + warp; k < last; k += warps) {
       out.template store_chunk<kWidth>(row, k * contract::kChunk, categories, probability, lane);
     }
   }

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(32 * kMediumRows, 4) sample_medium_kernel(cons
   __syncthreads();
   if (r < rows) {
     const LogitsRow<T> row(arguments.logits, RowNumber(first + r, arguments.logits.inner));
-    const WarpChunk<T, kWidth, ChunkKind::kShort> chunk(row, 0, categories, lane);
+    const WarpChunk<T, kWidth, ChunkKind::kBySegment> chunk(row, 0, categories, lane);
     const float largest = chunk.largest();
     const uint64_t own = chunk.segment_total(largest, lane);
     const auto [category, total] = draw_element<T, kWidth>(row, 0, categories, largest, own, numbers.uniform(r), lane);

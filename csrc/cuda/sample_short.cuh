@@ -21,7 +21,7 @@ struct ShortWork {
 
 // Of a row, to a thread.
 template <class T, int kWidth>
-constexpr int kShortElements = kWidth == 1 && sizeof(T) < 8 ? 16 : 8;
+constexpr int kShortElements = kWidth > 1 && sizeof(T) == 8 ? 4 : 8;
 
 // The rows that a warp draws from at a time, one after the other in shared memory, so that accesses to global memory
 // are wide however short a row is. All of it is done by a warp.
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
           out.store(begin + i, probs);
         }
       };
-      if constexpr (kDouble) {
+      if constexpr (kDouble || kStaged) {  // from the logits once more: weights take registers
         const Probability<T> probability(largest, total, log_sum_exp);
 #pragma unroll 1
         for (int i = 0; i < count; i += kWidth) store(i, probability(load(i)));
@@ -168,11 +168,10 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
         const float scale = 2 * inverse(total);  // NaN is 0 times it where there is no sum
 #pragma unroll
         for (int i = 0; i < kElements; i += kWidth) {
-          if (i >= count) break;
           Pack<Real, kWidth> probs;
 #pragma unroll
           for (int e = 0; e < kWidth; ++e) probs[e] = half_weights[i + e] * scale;
-          store(i, probs);
+          if (i < count) store(i, probs);
         }
       }
       if constexpr (kStaged) {

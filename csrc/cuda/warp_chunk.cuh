@@ -14,16 +14,18 @@ constexpr int kSegment = 32 * kSegmentLane<kWidth>;
 template <int kWidth>
 constexpr int kSegments = contract::kChunk / kSegment<kWidth>;
 
-// Which chunks: those without a mask that end before the row does; any; or any, where rows may be much shorter than a
-// chunk, so that the segments beyond are skipped.
-enum class ChunkKind { kWhole, kAny, kShort };
+// Which chunks: those without a mask that end before the row does; any; or any, one segment after the other, of which
+// those beyond the row are skipped.
+enum class ChunkKind { kWhole, kAny, kBySegment };
 
 // Pairs of two-byte elements stay packed while the largest is looked for, which so takes half the instructions.
 template <class T, int kWidth>
 constexpr bool kPairs = sizeof(T) == 2 && kWidth > 1;
 
 __device__ __forceinline__ __half2 larger_or_nan(__half2 a, __half2 b) { return __hmax2_nan(a, b); }
-__device__ __forceinline__ __nv_bfloat162 larger_or_nan(__nv_bfloat162 a, __nv_bfloat162 b) { return __hmax2_nan(a, b); }
+__device__ __forceinline__ __nv_bfloat162 larger_or_nan(__nv_bfloat162 a, __nv_bfloat162 b) {
+  return __hmax2_nan(a, b);
+}
 
 template <class T>
 using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
@@ -40,7 +42,8 @@ class WarpChunk {
 #pragma unroll
     for (int s = 0; s < kSegments<kWidth>; ++s) {
       if (is_beyond(s)) break;
-      if (kKind == ChunkKind::kWhole || (kKind == ChunkKind::kShort && unmasked && (s + 1) * kSegment<kWidth> <= count_)) {
+      if (kKind == ChunkKind::kWhole ||
+          (kKind == ChunkKind::kBySegment && unmasked && (s + 1) * kSegment<kWidth> <= count_)) {
         load(row, first, s, lane, true);
       } else {
         load(row, first, s, lane, false);
@@ -72,11 +75,14 @@ class WarpChunk {
   __device__ __forceinline__ uint64_t total(float largest) const {
     const float reference = reference_point(largest);
     WeightSum sum;
+    int additions = 0;
 #pragma unroll
     for (int s = 0; s < kSegments<kWidth>; ++s) {
+      if (is_beyond(s)) break;
       add(s, reference, sum);
+      additions += kSegment<kWidth>;
     }
-    return sum.of_warp().total(contract::kChunk);
+    return sum.of_warp().total(additions);
   }
 
   // Of segment number `lane`.
@@ -100,7 +106,7 @@ class WarpChunk {
   }
 
   __device__ __forceinline__ bool is_beyond(int segment) const {
-    return kKind == ChunkKind::kShort && segment * kSegment<kWidth> >= count_;
+    return kKind == ChunkKind::kBySegment && segment * kSegment<kWidth> >= count_;
   }
 
   __device__ __forceinline__ void load(const LogitsRow<T>& row, int first, int segment, int lane, bool all_inside) {
