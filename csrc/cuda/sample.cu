@@ -41,7 +41,7 @@ static void sample_short(const SampleArguments& arguments, Stream stream) {
   const int64_t categories = logits.categories;
   ShortWork work{};
   while ((kElements << work.group_bits) < categories) ++work.group_bits;
-  work.elements = int(ceil_divide(categories, int64_t{1} << work.group_bits));
+  work.elements = int(ceil_divide(categories, int64_t{kWidth} << work.group_bits)) * kWidth;
   const int rows_a_round = 32 >> work.group_bits;
   work.rounds = rounds_per_warp(ceil_divide(logits.rows, rows_a_round), 1 << work.group_bits);
   const Rows& values = logits.values;

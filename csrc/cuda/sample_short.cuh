@@ -14,7 +14,7 @@ constexpr int kShortWarps = 4;      // of a block
 // How rows are shared out, the same for all warps.
 struct ShortWork {
   int group_bits;  // a group has 2^group_bits threads
-  int elements;    // of a row that a thread has, at most
+  int elements;    // of a row that a thread has: accesses of kWidth
   int rounds;      // of 32 >> group_bits rows each
   bool packed;     // rows lie one after the other
 };
@@ -39,16 +39,17 @@ class Stage {
       __syncwarp();
     }
     if (!packed || logits.mask.data != nullptr) {
+      const int row_step = 32 / categories, step = 32 - row_step * categories;
+      int r = lane / categories, j = lane - r * categories;
 #pragma unroll 1
-      for (int r = 0; r < count; ++r) {
+      for (int i = lane; i < count * categories; i += 32) {
         const LogitsRow<T> row(logits, RowNumber(first + r, logits.inner));
-#pragma unroll 1
-        for (int j = lane; j < categories; j += 32) {
-          if (!packed) elements_[r * categories + j] = load_adjacent<1>(row.values.start + j)[0];
-          if (row.mask.start != nullptr && load_adjacent<1>(row.mask.start + j)[0] == 0) {
-            elements_[r * categories + j] = minus_infinity<T>();
-          }
-        }
+        if (!packed) elements_[i] = load_adjacent<1>(row.values.start + j)[0];
+        if (row.mask.start != nullptr && load_adjacent<1>(row.mask.start + j)[0] == 0)
+          elements_[i] = minus_infinity<T>();
+        r += row_step;
+        j += step;
+        if (j >= categories) j -= categories, ++r;
       }
     }
     __syncwarp();
@@ -86,7 +87,8 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
   auto& stage = stage_of_warp[kStaged ? warp : 0];
 
   const int threads = 1 << work.group_bits, groups = 32 >> work.group_bits;
-  const int categories = int(arguments.logits.categories), elements = kStaged ? work.elements : kElements;
+  const int categories = int(arguments.logits.categories);
+  const int elements = kDouble && !kStaged ? kElements : work.elements;  // known where registers are few
   const int64_t first = (int64_t(blockIdx.x) * kShortWarps + warp) * (groups * work.rounds);
   const int rows = int(min(int64_t(groups * work.rounds), arguments.logits.rows - first));
   numbers.start(arguments, first, rows, threadIdx.x % 32);
@@ -124,11 +126,11 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
     }
     largest = largest_or_nan(largest, threads);
     const float reference = reference_point(largest);
-    float half_weights[kElements];
+    float half_weights[kElements] = {};
     WeightSum sum;
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
-      if (i >= elements) break;
+      if (i % kWidth == 0 && i >= elements) break;
       half_weights[i] = half_weight(x[i], reference);
       sum.add(half_weights[i]);
     }
@@ -168,6 +170,7 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
         const float scale = 2 * inverse(total);  // NaN is 0 times it where there is no sum
 #pragma unroll
         for (int i = 0; i < kElements; i += kWidth) {
+          if (i >= elements) break;
           Pack<Real, kWidth> probs;
 #pragma unroll
           for (int e = 0; e < kWidth; ++e) probs[e] = half_weights[i + e] * scale;
