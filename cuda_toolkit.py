@@ -65,6 +65,25 @@ def home() -> Path:
     return Path(match[1]).resolve() if match else nvcc().resolve().parents[1]
 
 
+def is_wanted(torch_cuda: str | None) -> bool:
+    """Whether to build the CUDA kernels, beside a torch of that version of CUDA, or of none."""
+    if os.environ.get("REINMAX_KERNELS_CUDA") == "0":
+        return False
+    if os.environ.get("FORCE_CUDA") == "1":
+        return True
+    if torch_cuda is None:
+        return False
+    try:
+        major, minor = version()
+    except ToolkitError as error:
+        print(f"reinmax_kernels: without CUDA kernels: {error}")
+        return False
+    if major != int(torch_cuda.split(".")[0]):
+        print(f"reinmax_kernels: without CUDA kernels: torch is for CUDA {torch_cuda}, nvcc of {major}.{minor}")
+        return False
+    return True
+
+
 def static_runtime() -> Path:
     """The folder of libcudart_static.a: linked with it, a library loads where there is no CUDA."""
     for folder in _library_folders():

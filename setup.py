@@ -20,25 +20,6 @@ import cuda_toolkit
 TORCH_ABI = 0x020A000000000000  # 2.10
 
 
-def takes_cuda(torch_cuda):
-    """Whether to build the CUDA kernels, beside a torch of that version of CUDA, or of none."""
-    if os.environ.get("REINMAX_KERNELS_CUDA") == "0":
-        return False
-    if os.environ.get("FORCE_CUDA") == "1":
-        return True
-    if torch_cuda is None:
-        return False
-    try:
-        major, minor = cuda_toolkit.version()
-    except cuda_toolkit.ToolkitError as error:
-        print(f"reinmax_kernels: without CUDA kernels: {error}")
-        return False
-    if major != int(torch_cuda.split(".")[0]):
-        print(f"reinmax_kernels: without CUDA kernels: torch is for CUDA {torch_cuda}, nvcc of {major}.{minor}")
-        return False
-    return True
-
-
 def native_extension():
     """The keyword arguments of `setup` that build the C++ kernels."""
     try:
@@ -55,7 +36,7 @@ def native_extension():
     link = ["-Wl,--no-as-needed", "-ltorch"]
     include = Path("csrc").resolve()
     architectures = []
-    if takes_cuda(torch.version.cuda):
+    if cuda_toolkit.is_wanted(torch.version.cuda):
         try:
             architectures = cuda_toolkit.architectures()
             # Its symbols are no other library's business: torch brings a CUDA runtime of its own.

@@ -1,6 +1,7 @@
 """The wheel and the sdist, built from a copy of the tree and used from another folder."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,12 +61,13 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheel(tree, tmp_path_factory):
-    """Built from the sdist, so that one build shows both."""
+    """Built from the sdist, so that one build shows both; without the CUDA kernels, which take minutes."""
     target = tmp_path_factory.mktemp("dist")
     name = run([sys.executable, "-c", SDIST, target], tree).splitlines()[-1]
     shutil.unpack_archive(target / name, target / "unpacked", filter="data")
     (source,) = (target / "unpacked").iterdir()
-    return build_wheel(source, target / "wheels")
+    assert list((source / "csrc/cuda").glob("*.cu"))
+    return build_wheel(source, target / "wheels", REINMAX_KERNELS_CUDA="0")
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,20 @@ def test_wheel_from_sdist_holds_the_package_and_nothing_else(wheel, tmp_path):
     assert {f"reinmax_kernels/{name}" for name in expected} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "'cpu'" in draw_from_elsewhere(wheel, tmp_path)
+
+
+@pytest.mark.skipif(backends.native is None, reason="this environment was installed without the C++ kernels")
+def test_the_library_needs_torch_and_no_part_of_cuda():
+    """It has to load where there is no CUDA. Beside a torch with CUDA, libtorch.so brings its stream along."""
+    library = backends.native.__file__
+    needed = re.findall(r"NEEDED.*\[(.*)\]", run(["readelf", "--dynamic", "--wide", library], ROOT))
+    assert "libtorch.so" in needed
+    assert [name for name in needed if "cuda" in name] == []
+    symbols = [line.split() for line in run(["nm", "--dynamic", library], ROOT).splitlines()]
+    undefined = {name: kind for kind, name in (symbol[-2:] for symbol in symbols) if kind in "Uw"}
+    assert {name for name, kind in undefined.items() if "cuda" in name and kind != "w"} == set()
+    exported = {symbol[-1] for symbol in symbols if symbol[-2] not in "Uw"}
+    assert [name for name in exported if "cuda" in name] == []
 
 
 def test_pure_python_wheel_runs_on_the_reference(pure_wheel, tmp_path):

@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from torch.utils import cpp_extension
 
 import cuda_toolkit
+from bench import sass
 from reinmax_kernels import ops
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +61,18 @@ class Build:
     def files(self) -> dict[str, str]:
         """The stem of the .cu that each kernel comes from."""
         return {name: stem for stem, kernels in self._by_file.items() for name in kernels}
+
+    @cached_property
+    def machine_code(self) -> dict[str, sass.Kernel]:
+        """What ptxas makes of each kernel."""
+        found = {}
+        for path in self.folder.glob("*/*.ptx"):
+            if self._by_file[path.stem]:
+                with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+                    ptxas = cuda_toolkit.home() / "bin/ptxas"
+                    run([ptxas, f"-arch=sm_{self.architecture}", "-O3", path, "-o", cubin.name])
+                    found |= {kernel.name: kernel for kernel in sass.kernels(Path(cubin.name))}
+        return found
 
     def op(self, name: str) -> torch._ops.OpOverload:
         return getattr(getattr(torch.ops, namespace(self.architecture)), name).default

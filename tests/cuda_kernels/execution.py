@@ -50,11 +50,13 @@ class Execution:
     """The ops of a build, under the names of the op table; what they launched, and the report of each launch.
 
     edit: of the PTX of a kernel, by its name and its text.
+    runs: without it launches are only taken down.
     check: whatever the interpreter finds wrong, and an output that is not written, is an error.
     """
 
     build: Build
     edit: Callable[[str, str], str]
+    runs: bool
     check: bool
     races: bool
     launches: list[Launch] = field(default_factory=list)
@@ -80,7 +82,7 @@ class Execution:
                 raise self.error from None
             raise
         for result in (results,) if isinstance(results, torch.Tensor) else results:
-            if self.check and result.numel():
+            if self.runs and self.check and result.numel():
                 assert self.memory[result.data_ptr()].initialized.all(), f"{op} leaves a part of its output unwritten"
         return results
 
@@ -105,12 +107,14 @@ class Execution:
     def _carry_out(self, launch: _Launch) -> None:
         assert launch.stream == STREAM
         name, grid, block = launch.kernel.decode(), tuple(launch.grid), tuple(launch.block)
+        self.launches.append(Launch(name, grid, block, launch.shared_bytes))
+        if not self.runs:
+            return
         function = parsed(self.edit(name, self.build.kernels[name]))[name]
         arguments = [
             ctypes.string_at(launch.arguments[number], parameter.size)
             for number, parameter in enumerate(function.parameters)
         ]
-        self.launches.append(Launch(name, grid, block, launch.shared_bytes))
         report = ptx.launch(
             function,
             grid,
@@ -141,6 +145,7 @@ def executed(
     *,
     processors: int | None = None,
     edit: Callable[[str, str], str] = lambda name, text: text,
+    runs: bool = True,
     check: bool = True,
     races: bool = True,
 ) -> Iterator[Execution]:
@@ -149,7 +154,7 @@ def executed(
     """
     if processors not in (None, 132):
         raise ValueError(f"the fake runtime has devices of 1 and of 132 multiprocessors, not of {processors}")
-    execution = Execution(build, edit, check, races)
+    execution = Execution(build, edit, runs, check, races)
     callbacks = OnLaunch(execution.on_launch), OnTensor(execution.on_tensor)
     build.library.set_callbacks(*callbacks)
     build.library.set_device(0 if processors is None else 1)

@@ -1,0 +1,109 @@
+"""Gates for the machine code: no local memory, half of a multiprocessor's threads resident, accesses of 16 bytes, and
+so many instructions an element at most in the loops over long rows.
+"""
+
+import pytest
+import torch
+from device_results import IN_PARTS, seed
+
+from .execution import executed
+
+OTHERS = [pytest.param(architecture, marks=pytest.mark.slow) for architecture in (80, 100, 120)]
+ARCHITECTURES = pytest.mark.parametrize("architecture", [90, *OTHERS])
+LEAST_OCCUPANCY = 0.5
+WIDE = 128  # bits
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+CATEGORIES = [10, 64, 1024, 4096, 32768]
+
+
+def sample(device, x):
+    device.sample(x, seed(), None, 0, 0)
+
+
+def sample_dense(device, x):
+    device.sample_dense(x, seed(), None, 0, 0)
+
+
+def backward(name, *, tempered=False, both=False):
+    def work(device, x):
+        index, log_sum_exp = torch.zeros(len(x), dtype=torch.int64), torch.zeros(len(x), dtype=torch.float64)
+        tau = torch.ones((), dtype=torch.float64) if tempered else None
+        getattr(device, name)(x, x if both else None, x, index, log_sum_exp, None, tau)
+
+    return work
+
+
+REINMAX, STRAIGHT_THROUGH = "reinmax_backward", "straight_through_backward"
+PATHS = {
+    "sample": sample,
+    "sample_dense": sample_dense,
+    REINMAX: backward(REINMAX),
+    f"{REINMAX}, tau, both": backward(REINMAX, tempered=True, both=True),
+    STRAIGHT_THROUGH: backward(STRAIGHT_THROUGH),
+    f"{STRAIGHT_THROUGH}, tau": backward(STRAIGHT_THROUGH, tempered=True),
+}
+
+
+def launches(build, path, rows, categories, dtype):
+    """What is launched on a large device, with the machine code of each."""
+    with executed(build, processors=IN_PARTS, runs=False) as device:
+        PATHS[path](device, torch.empty(rows, categories, dtype=dtype))
+    return [(launch, build.machine_code[launch.kernel]) for launch in device.launches]
+
+
+@ARCHITECTURES
+def test_no_kernel_uses_local_memory(build_for, architecture):
+    kernels = build_for(architecture).machine_code.values()
+    assert {each.name: each.stack_bytes for each in kernels if each.stack_bytes} == {}
+    assert sum(each.local_loads + each.local_stores for each in kernels) == 0
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("path", PATHS)
+def test_half_of_the_threads_are_resident(build_for, path, architecture):
+    for dtype in DTYPES:
+        for rows, categories in [(512, each) for each in (*CATEGORIES, 1001)] + [(4, 2**20)]:
+            for launch, kernel in launches(build_for(architecture), path, rows, categories, dtype):
+                found = kernel.occupancy(launch.block[0], launch.shared_bytes).fraction
+                assert found >= LEAST_OCCUPANCY, (launch, dtype)
+
+
+def loops(kernel):
+    """Those that read a row."""
+    return [loop for loop in kernel.loops if loop.innermost and wide_loads(loop)]
+
+
+def wide_loads(loop):
+    return sum(each.operation == "LDG" and each.width == WIDE for each in loop.instructions)
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("path", PATHS)
+def test_rows_are_read_and_written_16_bytes_at_a_time(build_for, path, dtype, architecture):
+    tensors = 1 if path.startswith("sample") else 3 if path.endswith("both") else 2
+    for categories in CATEGORIES:
+        for launch, kernel in launches(build_for(architecture), path, 512, categories, dtype):
+            assert kernel.widths("LDG")[WIDE] >= tensors, launch
+            assert kernel.widths("STG")[WIDE] >= (path != "sample"), launch
+            for loop in loops(kernel):
+                loaded = sum(each.width for each in loop.instructions if each.operation == "LDG")
+                assert WIDE * wide_loads(loop) >= 0.6 * loaded  # the rest is the mask's
+
+
+# In float32, and in bfloat16.
+MOST_INSTRUCTIONS = {"sample": (20, 20), "sample_dense": (20, 20), REINMAX: (16, 20), STRAIGHT_THROUGH: (32, 38)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("path", MOST_INSTRUCTIONS)
+def test_loops_over_long_rows_are_short(build_for, path, dtype):
+    """Of an element, in the shortest loop that reads rows: that for whole chunks without a mask, of a draw."""
+    (_, kernel), *_ = launches(build_for(90), path, 512, 2**17, dtype)
+    tensors = 1 if path.startswith("sample") else 2
+    found = [
+        len(loop.instructions) * tensors / (wide_loads(loop) * 16 // dtype.itemsize)
+        for loop in loops(kernel)
+        if wide_loads(loop) >= tensors
+    ]
+    assert min(found) <= MOST_INSTRUCTIONS[path][dtype == torch.bfloat16]
