@@ -18,11 +18,11 @@ constexpr int kTileElements = kShortThreads * kShortElements<T>;  // of a block
 
 // Between global and shared memory, by all threads of the block: wide accesses, and the last elements one by one.
 template <class T>
-__device__ __forceinline__ void copy_tile(const T* from, T* to, int elements) {
+__device__ __forceinline__ void copy_tile(const T* from, T* to, unsigned elements) {
   static_assert(kTileElements<T> <= kShortThreads * kWidest<T>);
-  const int wide = elements / kWidest<T>;
+  const unsigned wide = elements / kWidest<T>;
   if (threadIdx.x < wide) reinterpret_cast<uint4*>(to)[threadIdx.x] = reinterpret_cast<const uint4*>(from)[threadIdx.x];
-  const int single = wide * kWidest<T> + threadIdx.x;
+  const unsigned single = wide * kWidest<T> + threadIdx.x;
   if (single < elements) to[single] = from[single];
 }
 
@@ -42,15 +42,15 @@ struct alignas(16) Tile {
   }
 
   // What `Upstream` loads, of the row that begins at element `start`.
-  __device__ __forceinline__ Operands<Computed<T>, 1> load(const Upstream<T>& upstream, int start, int j,
+  __device__ __forceinline__ Operands<Computed<T>, 1> load(const BackwardArguments& arguments,
+                                                           const Row<unsigned char>& mask, int start, int j,
                                                            bool inside) const {
     Operands<Computed<T>, 1> at{{-infinity<Computed<T>>()}, {0}, {0}};
-    const auto& mask = upstream.logits.mask;
     if (!inside || (mask.start != nullptr && !mask.template load<1>(j)[0])) return at;
     at.x[0] = computed(x[start + j]);
     const bool drawable = at.x[0] != -infinity<Computed<T>>();
-    if (drawable && upstream.grad_one_hot.start != nullptr) at.g[0] = computed(g[start + j]);
-    if (drawable && upstream.grad_probs.start != nullptr) at.h[0] = computed(h[start + j]);
+    if (drawable && arguments.grad_one_hot.data != nullptr) at.g[0] = computed(g[start + j]);
+    if (drawable && arguments.grad_probs.data != nullptr) at.h[0] = computed(h[start + j]);
     return at;
   }
 };
@@ -74,12 +74,12 @@ __global__ void __launch_bounds__(kShortThreads, 4)
   if constexpr (kStaged) tile.fill(arguments, first * categories, rows * categories);
   __syncthreads();
 
-  const Upstream<T> upstream(arguments, RowNumber(here ? first + row : first, arguments.logits.inner));
+  const RowNumber number(here ? first + row : first, arguments.logits.inner);
   const auto load = [&](int j, bool inside) {
     if constexpr (kStaged) {
-      return tile.load(upstream, start, j, inside);
+      return tile.load(arguments, Row<unsigned char>(arguments.logits.mask, number), start, j, inside);
     } else {
-      return upstream.template load<1>(j, inside);
+      return Upstream<T>(arguments, number).template load<1>(j, inside);
     }
   };
   Operands<Real, kShortElements<T>> at;
