@@ -17,7 +17,7 @@ __device__ __forceinline__ Uniforms uniforms(const SampleArguments& arguments, i
 // These numbers of some rows of one chunk, in shared memory, where neighbouring threads compute each of them once and
 // write them side by side. Threads have to meet between the steps.
 template <class T, bool kDense, int kRows>
-class RowNumbers {
+class NumbersOfRows {
  public:
   __device__ __forceinline__ void start(const SampleArguments& arguments, int64_t first, int rows, int thread) {
     if (thread < rows) uniform_[thread] = uniforms(arguments, first + thread).element;
@@ -40,7 +40,7 @@ class RowNumbers {
     arguments.index[first + thread] = index_[thread];
     if constexpr (kDense && kDouble) arguments.log_sum_exp[first + thread] = log_sum_exp_[thread];
     if constexpr (kDense && !kDouble) {
-      arguments.log_sum_exp[first + thread] = log_sum_exp(largest_[thread], total_[thread]);
+      arguments.log_sum_exp[first + thread] = log_sum_exp_of(largest_[thread], total_[thread]);
     }
   }
 

@@ -39,12 +39,6 @@ constexpr int64_t ceil_divide(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
 constexpr int64_t size_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
-constexpr int next_power_of_two(int64_t n) {
-  int power = 1;
-  while (power < n) power *= 2;
-  return power;
-}
-
 // Of the `blocks` that a long row is read in, how many a thread block of so many warps takes: all of them, unless rows
 // are too few to occupy the device.
 inline int64_t blocks_per_part(int64_t rows, int64_t blocks, int warps) {

@@ -96,19 +96,20 @@ __device__ __forceinline__ Pack<Computed<T>, kWidth> load_gradient(const Row<T>&
   return g;
 }
 
-// Whether every access of kWidth elements of these rows is to one aligned piece of memory.
+// Whether every access to the widest many of these rows' elements, of so many bytes each, is to one aligned piece of
+// memory.
 template <class T>
-inline bool is_wide(const Rows& rows) {
+bool is_wide(const Rows& rows, int element_bytes) {
   constexpr int kWidth = kWidest<T>;
-  const bool aligned = reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 && rows.outer_stride % kWidth == 0 &&
-                       rows.inner_stride % kWidth == 0 && rows.category_stride == 1;
-  return rows.data == nullptr || aligned;
+  const bool begins_aligned = reinterpret_cast<uintptr_t>(rows.data) % (kWidth * element_bytes) == 0;
+  const bool stays_aligned = rows.outer_stride % kWidth == 0 && rows.inner_stride % kWidth == 0;
+  return rows.data == nullptr || (begins_aligned && stays_aligned && rows.category_stride == 1);
 }
 
-// Logits of type T, their mask, and what is written beside them [N, C].
+// Of logits of type T, their mask, and what is written beside them [N, C].
 template <class T>
 bool is_wide(const Logits& logits) {
-  return logits.categories % kWidest<T> == 0 && is_wide<T>(logits.values) && is_wide<T>(logits.mask);
+  return logits.categories % kWidest<T> == 0 && is_wide<T>(logits.values, sizeof(T)) && is_wide<T>(logits.mask, 1);
 }
 
 // f over groups of so many neighbouring threads of a warp, a power of two: all of a group get the result.
@@ -121,18 +122,8 @@ __device__ __forceinline__ X reduce(X x, Function f, int threads = 32) {
   return x;
 }
 
-template <class Real>
-__device__ __forceinline__ Real sum(Real x, int threads = 32) {
-  return reduce(x, [](Real a, Real b) { return a + b; }, threads);
-}
-
+// NaN is dropped.
 __device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
-
-// NaN is dropped.
-template <class Real>
-__device__ __forceinline__ Real largest(Real x, int threads = 32) {
-  return reduce(x, [](Real a, Real b) { return larger(a, b); }, threads);
-}
 
 }  // namespace reinmax_kernels::cuda

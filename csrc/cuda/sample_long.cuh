@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(32 * kLongWarps, 4)
   } else {
     const double log_sum_exp =
         kDouble ? log_sum_exp_of_parts(chunks.log_sum_exp, chosen.row_total > 0 ? work.count : 0, lane)
-                : cuda::log_sum_exp(chosen.row_largest, chosen.row_total);
+                : log_sum_exp_of(chosen.row_largest, chosen.row_total);
     const Probability<T> probability(chosen.row_largest, chosen.row_total, log_sum_exp);
     DenseRow<T> out(arguments, row_number, -1);
     if (first <= chosen.number && chosen.number < last && (chosen.number - first) % warps == warp) {

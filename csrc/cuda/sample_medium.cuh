@@ -11,7 +11,7 @@ constexpr int kMediumRows = 8;  // of a block, and its warps
 
 template <class T, int kWidth, bool kDense>
 __global__ void __launch_bounds__(32 * kMediumRows, 4) sample_medium_kernel(const SampleArguments arguments) {
-  __shared__ RowNumbers<T, kDense, kMediumRows> numbers;
+  __shared__ NumbersOfRows<T, kDense, kMediumRows> numbers;
   const int thread = threadIdx.x, lane = thread % 32, r = thread / 32;
   const int categories = int(arguments.logits.categories);
   const int64_t first = int64_t(blockIdx.x) * kMediumRows;

@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
   constexpr int kElements = kShortElements<T, kWidth>;
   constexpr bool kDouble = std::is_same_v<T, double>, kStaged = kWidth == 1;
   using Real = Computed<T>;
-  __shared__ RowNumbers<T, kDense, 32> numbers_of_warp[kShortWarps];
+  __shared__ NumbersOfRows<T, kDense, 32> numbers_of_warp[kShortWarps];
   __shared__ Stage<T> stage_of_warp[kStaged ? kShortWarps : 1];
   const int warp = threadIdx.x / 32;
   auto& numbers = numbers_of_warp[warp];
@@ -184,9 +184,8 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
         stage.store(static_cast<T*>(arguments.one_hot) + at, here * categories, lane);
       }
     }
-    __syncwarp();  // the stage has been read
+    __syncwarp();  // the stage has been read, and the numbers are kept
   }
-  __syncwarp();
   numbers.store(arguments, first, rows, threadIdx.x % 32);
 }
 

@@ -131,7 +131,7 @@ __device__ __forceinline__ int first_above(const float (&half_weights)[kElements
 }
 
 // The log-sum-exp of a row's largest logit and its sum of weights; NaN for no sum.
-__device__ __forceinline__ double log_sum_exp(float largest, uint64_t total) {
+__device__ __forceinline__ double log_sum_exp_of(float largest, uint64_t total) {
   constexpr double kLn2 = 0.693147180559945309417;
   if (total == 0) return __longlong_as_double(0x7FF8000000000000);
   return double(largest) + (log(double(total)) - contract::kWeightBits * kLn2);
