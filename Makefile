@@ -19,7 +19,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 # What the environment said when it last said something: later runs of make need not repeat it.
-SETTINGS := $(foreach name,FORCE_CUDA REINMAX_KERNELS_CUDA TORCH_CUDA_ARCH_LIST,$(if $($(name)),export $(name)='$($(name))';))
+CHOICES := FORCE_CUDA REINMAX_KERNELS_CUDA TORCH_CUDA_ARCH_LIST
+SETTINGS := $(strip $(foreach name,$(CHOICES),$(if $($(name)),export $(name)='$($(name))';)))
 .venv/settings: always | $(BIN)/python
 	@test -e $@ || echo : > $@
 	@test -z "$(SETTINGS)" || test "$(SETTINGS)" = "$$(cat $@)" || echo "$(SETTINGS)" > $@
@@ -49,10 +50,12 @@ sanitize: install
 	REINMAX_KERNELS_SANITIZE=1 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/test_native.py
 
-# On a machine with a GPU, beside the torch that is there: `make gpu PYTHON=python`. Memory and races are checked where
-# compute-sanitizer is found; times go to bench/results.
+# On a machine with a GPU, beside the torch that is there: `make gpu PYTHON=python`. The CUDA kernels are built where nvcc
+# is found. Memory and races are checked where compute-sanitizer is found; times go to bench/results.
 gpu:
+	$(PYTHON) cuda_toolkit.py
 	$(PYTHON) -m pip install --quiet --no-build-isolation --editable '.[bench,test]'
+	$(PYTHON) -m reinmax_kernels
 	TRITON_INTERPRET=0 $(PYTHON) -m pytest tests/gpu
 	if command -v compute-sanitizer > /dev/null; then for tool in memcheck racecheck; do \
 		TRITON_INTERPRET=0 compute-sanitizer --tool $$tool --error-exitcode 1 \

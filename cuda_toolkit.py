@@ -136,3 +136,10 @@ def compile_objects(sources: Sequence[Path], folder: Path, names: Sequence[str],
 
 def _escaped(path: Path) -> str:
     return re.sub(r"([ $:])", r"$\1", str(path))
+
+
+if __name__ == "__main__":
+    try:
+        print(f"reinmax_kernels: nvcc {'.'.join(map(str, version()))} at {nvcc()}, for {' '.join(architectures())}")
+    except ToolkitError as error:
+        print(f"reinmax_kernels: without CUDA kernels: {error}")
