@@ -66,7 +66,7 @@ void backward_long(const BackwardArguments& arguments, void* scratch, Stream str
 }
 
 template <class Estimator, class T, int kWidth, bool kTempered>
-void backward_of_more(const BackwardArguments& arguments, void* scratch, Stream stream) {
+void backward_beyond_short(const BackwardArguments& arguments, void* scratch, Stream stream) {
   if constexpr (Estimator::kKnownAwayFromDrawn && !kTempered) {
     if (arguments.grad_probs.data == nullptr) {
       return backward_long<Estimator, T, kWidth, kTempered, true>(arguments, scratch, stream);
@@ -83,9 +83,9 @@ void backward_rows(const BackwardArguments& arguments, void* scratch, Stream str
   if (arguments.logits.categories <= kMostShort) {
     backward_short<Estimator, T, kTempered>(arguments, stream);
   } else if (are_aligned_alike(arguments)) {
-    backward_of_more<Estimator, T, kWidest<T>, kTempered>(arguments, scratch, stream);
+    backward_beyond_short<Estimator, T, kWidest<T>, kTempered>(arguments, scratch, stream);
   } else {
-    backward_of_more<Estimator, T, 1, kTempered>(arguments, scratch, stream);
+    backward_beyond_short<Estimator, T, 1, kTempered>(arguments, scratch, stream);
   }
 }
 
