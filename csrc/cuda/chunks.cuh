@@ -1,7 +1,7 @@
-// Which chunk of a row is drawn, by all threads of a block together.
+// Which chunk of a row is drawn, by a warp or all threads of a block together.
 #pragma once
 
-#include "cuda/warp_chunk.cuh"
+#include "cuda/draw.cuh"
 
 namespace reinmax_kernels::cuda {
 
@@ -45,39 +45,54 @@ struct ChosenChunk {
   int number;  // 0 where the row has no distribution
   float largest;
   float row_largest;
-  uint64_t row_total;  // 0 where the row has no distribution
+  uint64_t row_total;        // 0 where the row has no distribution
+  uint64_t element_uniform;  // chooses the element within the chunk
 };
 
-// Each thread weighs a run of chunks; the one whose run is hit looks through it once more.
-__device__ __forceinline__ ChosenChunk choose_chunk(const Chunks& chunks, int count, uint64_t uniform) {
+// By so many threads: the first warp, or the block. Each weighs a run of chunks; the one whose run is hit looks through
+// it once more.
+__device__ __forceinline__ ChosenChunk choose_chunk(const SampleArguments& arguments, int64_t row, const Chunks& chunks,
+                                                    int count, int threads) {
   __shared__ float largest_of_warp[kLongWarps];
   __shared__ uint64_t total_of_warp[kLongWarps];
+  __shared__ Uniforms uniform;
   __shared__ int hit;
-  const int thread = int(threadIdx.x), threads = int(blockDim.x), lane = thread % 32, warp = thread / 32;
+  const int thread = int(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const auto synchronize = [=] {
+    if (threads == 32) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
+  };
 
   float largest = -infinity<float>();
   for (int k = thread; k < count; k += threads) largest = larger_or_nan(largest, chunks.largest[k]);
   largest = largest_or_nan(largest);
   if (lane == 0) largest_of_warp[warp] = largest;
-  if (thread == 0) hit = 0;
-  __syncthreads();
+  if (warp == 0) {
+    const Uniforms of_row = uniforms(arguments, row);
+    if (lane == 0) uniform = of_row, hit = 0;
+  }
+  synchronize();
   for (int w = 0; w < threads / 32; ++w) largest = larger_or_nan(largest, largest_of_warp[w]);
   const float reference = reference_point(largest);
 
   const int run = (count + threads - 1) / threads;
   const int first = min(thread * run, count), last = min(first + run, count);
   uint64_t own = 0;
+#pragma unroll 1
   for (int k = first; k < last; ++k) own += chunks.weight(k, reference);
   uint64_t through = inclusive_sum(own, lane, 32);
   if (lane == 31) total_of_warp[warp] = through;
-  __syncthreads();
+  synchronize();
   uint64_t row_total = 0;
   for (int w = 0; w < threads / 32; ++w) {
     if (w == warp) through += row_total;
     row_total += total_of_warp[w];
   }
 
-  const uint64_t target = contract::multiply_high(uniform, row_total);
+  const uint64_t target = contract::multiply_high(uniform.chunk, row_total);
   if (through > target && through - own <= target) {
     uint64_t prefix = through - own;
     int k = first - 1;
@@ -85,8 +100,8 @@ __device__ __forceinline__ ChosenChunk choose_chunk(const Chunks& chunks, int co
     while (prefix <= target);
     hit = k;
   }
-  __syncthreads();
-  return {hit, chunks.largest[hit], largest, row_total};
+  synchronize();
+  return {hit, chunks.largest[hit], largest, row_total, uniform.element};
 }
 
 }  // namespace reinmax_kernels::cuda

@@ -79,7 +79,7 @@ static void sample_long(const SampleArguments& arguments, void* scratch, Stream 
 template <class T, int kWidth, bool kDense>
 static void sample_rows(const SampleArguments& arguments, void* scratch, Stream stream) {
   const int64_t categories = arguments.logits.categories;
-  if (categories <= kMostShortDraw) return sample_short<T, kWidth, kDense>(arguments, stream);
+  if (categories <= kMostShortDraw<T, kWidth>) return sample_short<T, kWidth, kDense>(arguments, stream);
   if (categories <= contract::kChunk) return sample_medium<T, kWidth, kDense>(arguments, stream);
   sample_long<T, kWidth, kDense>(arguments, scratch, stream);
 }

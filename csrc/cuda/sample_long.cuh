@@ -4,7 +4,7 @@
 
 #include "cuda/chunks.cuh"
 #include "cuda/dense.cuh"
-#include "cuda/draw.cuh"
+#include "cuda/warp_chunk.cuh"
 
 namespace reinmax_kernels::cuda {
 
@@ -59,13 +59,13 @@ __device__ __forceinline__ void weigh_chunks(const LogitsRow<T>& row, int first,
 
 // The category drawn from the chosen chunk, by a warp.
 template <class T, int kWidth>
-__device__ __forceinline__ int draw(const LogitsRow<T>& row, int categories, const ChosenChunk& chosen,
-                                    uint64_t uniform, int lane) {
+__device__ __forceinline__ int draw(const LogitsRow<T>& row, int categories, const ChosenChunk& chosen, int lane) {
   const int first = chosen.number * contract::kChunk;
   const WarpChunk<T, kWidth, ChunkKind::kBySegment> chunk(row, first, categories, lane);
   const uint64_t own = chunk.segment_total(chosen.largest, lane);
-  const int category = draw_element<T, kWidth>(row, first, categories, chosen.largest, own, uniform, lane).category;
-  return chosen.row_total > 0 ? category : 0;
+  const DrawnElement drawn =
+      draw_element<T, kWidth>(row, first, categories, chosen.largest, own, chosen.element_uniform, lane);
+  return chosen.row_total > 0 ? drawn.category : 0;
 }
 
 template <class T, int kWidth, bool kDense>
@@ -88,11 +88,12 @@ __global__ void __launch_bounds__(32 * kLongWarps, 4)
   }
   if (!work.draws) return;
 
-  const Uniforms uniform = uniforms(arguments, row_number);
-  const ChosenChunk chosen = choose_chunk(chunks, work.count, uniform.chunk);
+  const int threads = !kDense && work.weighs ? 32 : blockDim.x;  // a warp is enough where all else is done
+  if (threadIdx.x >= threads) return;
+  const ChosenChunk chosen = choose_chunk(arguments, row_number, chunks, work.count, threads);
   if constexpr (!kDense) {
     if (warp > 0) return;
-    const int index = draw<T, kWidth>(row, categories, chosen, uniform.element, lane);
+    const int index = draw<T, kWidth>(row, categories, chosen, lane);
     if (lane == 0) arguments.index[row_number] = index;
   } else {
     const double log_sum_exp =
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(32 * kLongWarps, 4)
     const Probability<T> probability(chosen.row_largest, chosen.row_total, log_sum_exp);
     DenseRow<T> out(arguments, row_number, -1);
     if (first <= chosen.number && chosen.number < last && (chosen.number - first) % warps == warp) {
-      out.index = draw<T, kWidth>(row, categories, chosen, uniform.element, lane);
+      out.index = draw<T, kWidth>(row, categories, chosen, lane);
       if (lane == 0) {
         arguments.index[row_number] = out.index;
         arguments.log_sum_exp[row_number] = log_sum_exp;

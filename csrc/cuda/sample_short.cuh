@@ -8,8 +8,7 @@
 
 namespace reinmax_kernels::cuda {
 
-constexpr int kMostShortDraw = 64;  // categories
-constexpr int kShortWarps = 4;      // of a block
+constexpr int kShortWarps = 4;  // of a block
 
 // How rows are shared out, the same for all warps.
 struct ShortWork {
@@ -22,6 +21,10 @@ struct ShortWork {
 // Of a row, to a thread.
 template <class T, int kWidth>
 constexpr int kShortElements = kWidth > 1 && sizeof(T) == 8 ? 4 : 8;
+
+// Categories: the threads of a group are those of a warp at most.
+template <class T, int kWidth>
+constexpr int kMostShortDraw = 32 * kShortElements<T, kWidth>;
 
 // The rows that a warp draws from at a time, one after the other in shared memory, so that accesses to global memory
 // are wide however short a row is. All of it is done by a warp.
@@ -137,7 +140,7 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
     const uint64_t own = sum.total(elements), through = inclusive_sum(own, rank, threads);
     const uint64_t total = shuffle(through, lane | (threads - 1));
     const uint64_t target = contract::multiply_high(numbers.uniform(r), total);
-    int index = element_above(half_weights, through - own, through, target, elements, rank, threads);
+    int index = element_above(half_weights, elements, through - own, through, target, rank);
     if (total == 0) index = 0;
 
     double log_sum_exp = 0;

@@ -140,16 +140,16 @@ class WarpChunk {
   Held x_[kSegments<kWidth>][kSegmentLane<kWidth>];
 };
 
-// The element of a group of threads' elements, kElements adjacent ones a thread, at which the prefix sum of weights
+// The element of a group of threads' elements, so many adjacent ones a thread, at which the prefix sum of weights
 // exceeds `target`: told to all of the group. `before` is the prefix sum before this thread's first element, `through`
 // that after its last.
-template <int kElements>
-__device__ __forceinline__ int element_above(const float (&half_weights)[kElements], uint64_t before, uint64_t through,
-                                             uint64_t target, int elements_per_thread, int rank, int threads) {
+template <int kMost>
+__device__ __forceinline__ int element_above(const float (&half_weights)[kMost], int elements, uint64_t before,
+                                             uint64_t through, uint64_t target, int rank) {
   const int first_lane = (threadIdx.x & 31) - rank;
   const unsigned above = __ballot_sync(kAllLanes, through > target) >> first_lane;
   const int chosen = above == 0 ? 0 : __ffs(int(above)) - 1;
-  const int position = rank * elements_per_thread + first_above(half_weights, before, target);
+  const int position = rank * elements + first_above(half_weights, elements, before, target);
   return __shfl_sync(kAllLanes, position, first_lane + chosen);
 }
 
@@ -184,7 +184,7 @@ __device__ __forceinline__ DrawnElement draw_element(const LogitsRow<T>& row, in
     }
   }
   const uint64_t of_lane = sum.total(kElements), to_here = before + inclusive_sum(of_lane, lane, 32);
-  const int element = element_above(half_weights, to_here - of_lane, to_here, target, kElements, lane, 32);
+  const int element = element_above(half_weights, kElements, to_here - of_lane, to_here, target, lane);
   return {start + element, total};
 }
 

@@ -119,11 +119,13 @@ __device__ __forceinline__ uint64_t shuffle(uint64_t x, int lane) {
 
 // The position of the first of a thread's elements whose inclusive prefix sum exceeds `target`, where the prefix sum
 // before the first element is `before`; as many as there are elements if there is none.
-template <int kElements>
-__device__ __forceinline__ int first_above(const float (&half_weights)[kElements], uint64_t before, uint64_t target) {
+template <int kMost>
+__device__ __forceinline__ int first_above(const float (&half_weights)[kMost], int elements, uint64_t before,
+                                           uint64_t target) {
   int passed = 0;
 #pragma unroll
-  for (int e = 0; e < kElements; ++e) {
+  for (int e = 0; e < kMost; ++e) {
+    if (e >= elements) break;
     before += integer_weight(half_weights[e]);
     passed += before <= target;
   }
