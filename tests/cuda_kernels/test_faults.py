@@ -50,10 +50,11 @@ WORKS = {
     "medium": MEDIUM,
     "long": LONG,
     "in parts": PARTS,
-    "masked": draws((2, 70), mask=True),
+    "masked": draws((2, 300), mask=True),
     "spoilt": draws((3, 10), spoilt=True),
     "short gradient": gradient(REINMAX, (5, 10), tau=0.5, h=True),
     "medium gradient": gradient(REINMAX, (1, 1001), tau=0.5, h=True),
+    "block gradient": gradient("straight_through_backward", (2, 1024), h=True),
     "gradient in parts": gradient("straight_through_backward", (1, 70000), h=True, processors=132),
     "two loops": gradient(REINMAX, (2, 3, 100), swapped=True),
 }
@@ -62,8 +63,8 @@ BLOCK, WARP = "__syncthreads();", "__syncwarp();"
 FAULTS = {
     # A missing barrier.
     "chunks weighed": ("long", RACE, "sample_long.cuh", f"chunks, lane);\n    {BLOCK}", "chunks, lane);"),
-    "largest of chunks": ("in parts", RACE, "chunks.cuh", f"hit = 0;\n  {BLOCK}", "hit = 0;"),
-    "sums of chunks": ("in parts", RACE, "chunks.cuh", f"= through;\n  {BLOCK}", "= through;"),
+    "largest of chunks": ("in parts", RACE, "chunks.cuh", "hit = 0;\n  }\n  synchronize();", "hit = 0;\n  }"),
+    "sums of chunks": ("in parts", RACE, "chunks.cuh", "= through;\n  synchronize();", "= through;"),
     "uniforms": ("medium", RACE, "sample_medium.cuh", f"rows, thread);\n  {BLOCK}", "rows, thread);"),
     "rows' numbers": ("medium", RACE, "sample_medium.cuh", f"  {BLOCK}\n  numbers.store", "  numbers.store"),
     "stage written": ("short", RACE, "sample_short.cuh", f"{WARP}\n    copy(elements_, to", "copy(elements_, to"),
@@ -71,6 +72,7 @@ FAULTS = {
     "tile loaded": ("short gradient", RACE, "backward_short.cuh", f"categories);\n  {BLOCK}", "categories);"),
     "tile read": ("short gradient", RACE, "backward_short.cuh", f"if constexpr (kStaged) {BLOCK}", ""),
     "tile written": ("short gradient", RACE, "backward_short.cuh", f"    {BLOCK}\n    copy_tile", "    copy_tile"),
+    "reduction begun": ("block gradient", RACE, "block.cuh", f"    {BLOCK}  // the results", "  // the results"),
     "reduction": ("medium gradient", RACE, "block.cuh", f"    {BLOCK}\n#pragma", "#pragma"),
     # The end of a row.
     "tail of a chunk": ("long", OUTSIDE, "warp_chunk.cuh", "j < count_)", "j <= count_)"),
