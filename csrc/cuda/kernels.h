@@ -21,11 +21,12 @@ struct Rows {
   int64_t category_stride = 1;
 };
 
-// A positive number to divide by, which on the device is slow where it is not prepared: Granlund, Montgomery: "Division
+// A number to divide by, which on the device is slow where it is not prepared: Granlund, Montgomery: "Division
 // by invariant integers using multiplication", PLDI 1994.
 class Divisor {
  public:
   Divisor(int64_t value) : value_(value) {  // an integer, wherever one is given or asked for
+    if (value == 0) return;                 // of no rows, where nothing is divided
     while (shift_ < 63 && int64_t(uint64_t{1} << shift_) < value) ++shift_;
     __extension__ typedef unsigned __int128 Wide;
     const uint64_t missing = (uint64_t{1} << shift_) - uint64_t(value);
@@ -45,7 +46,7 @@ class Divisor {
 
  private:
   int64_t value_;
-  uint64_t factor_;
+  uint64_t factor_ = 0;
   int shift_ = 0;
 };
 
