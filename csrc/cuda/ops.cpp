@@ -11,7 +11,16 @@ namespace reinmax_kernels::cuda {
 namespace {
 
 // Memory that is the kernels' own until they have run: torch's allocator gives it to nobody else on this stream before.
-Tensor scratch_beside(const Tensor& logits, int64_t bytes) { return empty_beside(logits, {bytes}, ScalarType::Byte); }
+class Scratch {
+ public:
+  Scratch(const Tensor& logits, int64_t bytes) {
+    if (bytes > 0) memory_.push_back(empty_beside(logits, {bytes}, ScalarType::Byte));
+  }
+  void* data() const { return memory_.empty() ? nullptr : memory_[0].mutable_data_ptr(); }
+
+ private:
+  std::vector<Tensor> memory_;  // one or none
+};
 
 // Draws into `arguments`, whose outputs the caller has allocated.
 void draw(SampleArguments& arguments, const Tensor& logits, const Tensor& seed_given, const std::optional<Tensor>& mask,
@@ -25,9 +34,8 @@ void draw(SampleArguments& arguments, const Tensor& logits, const Tensor& seed_g
   arguments.rows_per_seed = shape.rows / seed.numel();
   arguments.offset = uint64_t(offset);
   arguments.row_offset = uint64_t(row_offset);
-  const int64_t bytes = sample_scratch_bytes(arguments);
-  const std::optional<Tensor> scratch = bytes > 0 ? std::optional(scratch_beside(logits, bytes)) : std::nullopt;
-  sample(arguments, scratch ? scratch->mutable_data_ptr() : nullptr, current_stream(logits.get_device()));
+  const Scratch scratch(logits, sample_scratch_bytes(arguments));
+  sample(arguments, scratch.data(), current_stream(logits.get_device()));
 }
 
 Tensor draw_index(const Tensor& logits, const Tensor& seed, const std::optional<Tensor>& mask, int64_t offset,
@@ -81,9 +89,8 @@ Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<T
   arguments.index = index.const_data_ptr<int64_t>();
   arguments.log_sum_exp = log_sum_exp.const_data_ptr<double>();
   arguments.grad_logits = grad_logits.mutable_data_ptr();
-  const int64_t bytes = backward_scratch_bytes(arguments);
-  const std::optional<Tensor> scratch = bytes > 0 ? std::optional(scratch_beside(logits, bytes)) : std::nullopt;
-  kLaunch(arguments, scratch ? scratch->mutable_data_ptr() : nullptr, current_stream(logits.get_device()));
+  const Scratch scratch(logits, backward_scratch_bytes(arguments));
+  kLaunch(arguments, scratch.data(), current_stream(logits.get_device()));
   return grad_logits;
 }
 
