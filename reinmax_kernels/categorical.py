@@ -149,6 +149,7 @@ def _estimate(
     seed: int | Tensor | None,
     offset: int,
     row_offset: int,
+    setting: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     rows_last, mask_last, seeds = _operands(logits, dim, mask, generator, seed)
     one_hot, probs = ops.estimate(
@@ -159,6 +160,7 @@ def _estimate(
         rows.int64_bits(offset, "offset"),
         rows.int64_bits(row_offset, "row_offset"),
         rows.tau_tensor(tau, logits.device),
+        setting,
     )
     if dim in (-1, logits.ndim - 1):
         return one_hot, probs

@@ -63,16 +63,18 @@ def _draw_vmap(op: OpOverload) -> Callable[..., Any]:
 
 def _backward_vmap(op: OpOverload) -> Callable[..., Any]:
     def rule(info: Any, in_dims: Any, *args: Any) -> Any:
-        rows: Any
-        *rows, mask, tau = args
-        *dims, mask_dim, tau_dim = in_dims
+        def batch_first(tensors: Any, dims: Any) -> Any:
+            pairs = zip(tensors, dims, strict=True)
+            return [_batch_first(t, dim, info.batch_size) if isinstance(t, Tensor) else t for t, dim in pairs]
+
+        mask, tau = args[5:7]
+        mask_dim, tau_dim = in_dims[5:7]
         if tau_dim is not None:
             raise ValueError("tau: expected the same value for the whole batch of a vmap, got one for each entry")
-        pairs = zip(rows, dims, strict=True)
-        batched: Any = (None if tensor is None else _batch_first(tensor, dim, info.batch_size) for tensor, dim in pairs)
-        grad_one_hot, grad_probs, logits, index, log_sum_exp = batched
-        mask = _mask_batch_first(mask, mask_dim, logits.ndim)
-        return op(grad_one_hot, grad_probs, logits, index, log_sum_exp, mask, tau), 0
+        rows = batch_first(args[:5], in_dims[:5])
+        mask = _mask_batch_first(mask, mask_dim, rows[2].ndim)
+        own = [value.flatten() if isinstance(value, Tensor) else value for value in batch_first(args[7:], in_dims[7:])]
+        return op(*rows, mask, tau, *own), 0
 
     return rule
 
@@ -81,29 +83,37 @@ class Op(NamedTuple):
     schema: str
     shape: Callable[..., Any]
     vmap: Callable[[OpOverload], Callable[..., Any]]
+    noise: bool = False  # a backward that draws again from the forward's stream: it takes the seed and the offsets
 
 
 _DRAW = "(Tensor logits, Tensor seed, Tensor? mask, SymInt offset, SymInt row_offset)"
-_BACKWARD = Op(
-    "(Tensor? grad_one_hot, Tensor? grad_probs, Tensor logits, Tensor index, Tensor log_sum_exp, Tensor? mask, "
-    "Tensor? tau) -> Tensor",
-    _backward_shape,
-    _backward_vmap,
-)
+
+
+def _backward(setting: str = "", noise: bool = False) -> Op:
+    """What every backward takes, then the stream of one that makes noise, then a setting of the estimator's own."""
+    stream = ["Tensor seed, SymInt offset, SymInt row_offset"] if noise else []
+    own = "".join(f", {arguments}" for arguments in (*stream, setting) if arguments)
+    schema = (
+        "(Tensor? grad_one_hot, Tensor? grad_probs, Tensor logits, Tensor index, Tensor log_sum_exp, Tensor? mask, "
+        f"Tensor? tau{own}) -> Tensor"
+    )
+    return Op(schema, _backward_shape, _backward_vmap, noise)
+
+
 TABLE = {
     "sample": Op(f"{_DRAW} -> Tensor", _sample_shape, _draw_vmap),
     "sample_dense": Op(
         f"{_DRAW} -> (Tensor one_hot, Tensor probs, Tensor index, Tensor log_sum_exp)", _sample_dense_shape, _draw_vmap
     ),
-    "reinmax_backward": _BACKWARD,
-    "straight_through_backward": _BACKWARD,
+    "reinmax_backward": _backward(),
+    "straight_through_backward": _backward(),
 }
 
 _library = torch.library.Library(NAMESPACE, "DEF")
 
 
 def _declare(name: str, overload: str) -> OpOverload:
-    schema, shape, vmap = TABLE[name]
+    schema, shape, vmap, _ = TABLE[name]
     qualified = name if overload == "default" else f"{name}.{overload}"
     _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
     for key, function in backends.implementations(name, overload).items():
@@ -118,7 +128,7 @@ def _declare(name: str, overload: str) -> OpOverload:
 OPS = {overload: {name: _declare(name, overload) for name in TABLE} for overload in OVERLOADS}
 
 
-def _estimator(draw: OpOverload, product: OpOverload) -> type[torch.autograd.Function]:
+def _estimator(draw: OpOverload, product: OpOverload, noise: bool) -> type[torch.autograd.Function]:
     """One draw forward, one estimator's vector-Jacobian product backward. An autograd.Function because it costs a third
     less time a call than torch.library.register_autograd, and torch.compile and torch.func see through it just the
     same.
@@ -127,8 +137,8 @@ def _estimator(draw: OpOverload, product: OpOverload) -> type[torch.autograd.Fun
     def backward(ctx: Any, grad_one_hot: Tensor | None, grad_probs: Tensor | None) -> Any:
         if grad_one_hot is None and grad_probs is None:
             return None
-        logits, index, log_sum_exp, mask, tau = ctx.saved_tensors
-        return product(grad_one_hot, grad_probs, logits, index, log_sum_exp, mask, tau)
+        *saved, seed = ctx.saved_tensors
+        return product(grad_one_hot, grad_probs, *saved, *((seed, *ctx.offsets) if noise else ()), *ctx.setting)
 
     backward_once = once_differentiable(backward)
 
@@ -137,15 +147,23 @@ def _estimator(draw: OpOverload, product: OpOverload) -> type[torch.autograd.Fun
 
         @staticmethod
         def forward(
-            logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int, tau: Tensor | None
+            logits: Tensor,
+            seed: Tensor,
+            mask: Tensor | None,
+            offset: int,
+            row_offset: int,
+            tau: Tensor | None,
+            setting: float | None,
         ) -> Any:
             return draw(logits, seed, mask, offset, row_offset)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            logits, _, mask, _, _, tau = inputs
+            logits, seed, mask, offset, row_offset, tau, setting = inputs
             _, _, index, log_sum_exp = output
-            ctx.save_for_backward(logits, index, log_sum_exp, mask, tau)
+            ctx.save_for_backward(logits, index, log_sum_exp, mask, tau, seed if noise else None)
+            ctx.offsets = offset, row_offset
+            ctx.setting = () if setting is None else (setting,)
             ctx.mark_non_differentiable(index, log_sum_exp)
             ctx.set_materialize_grads(False)
 
@@ -153,14 +171,14 @@ def _estimator(draw: OpOverload, product: OpOverload) -> type[torch.autograd.Fun
         def backward(ctx: Any, grad_one_hot: Tensor | None, grad_probs: Tensor | None, *_: None) -> Any:
             # Only where a graph of the backward is asked for (`create_graph=True`) is there something to refuse.
             differentiate = backward_once if torch.is_grad_enabled() else backward
-            return differentiate(ctx, grad_one_hot, grad_probs), None, None, None, None, None
+            return differentiate(ctx, grad_one_hot, grad_probs), None, None, None, None, None, None
 
     return Estimator
 
 
 ESTIMATORS = {
     overload: {
-        name.removesuffix("_backward"): _estimator(ops["sample_dense"], op)
+        name.removesuffix("_backward"): _estimator(ops["sample_dense"], op, TABLE[name].noise)
         for name, op in ops.items()
         if name.endswith("_backward")
     }
@@ -176,6 +194,7 @@ def estimate(
     offset: int,
     row_offset: int,
     tau: Tensor | None,
+    setting: float | None,
 ) -> tuple[Tensor, Tensor]:
     """(one_hot, probs) of logits [..., C], differentiable by one of ESTIMATORS."""
     apply = estimator.apply
@@ -183,5 +202,5 @@ def estimate(
         # `Function.apply` binds default arguments by `inspect`, which takes twice as long as the rest of a small call,
         # and which `forward` has no use for. This is the method of its base that it ends in.
         apply, logits = super(torch.autograd.Function, estimator).apply, unwrap_if_dead(logits)  # type: ignore[misc]
-    one_hot, probs, _, _ = apply(logits, seed, mask, offset, row_offset, tau)  # type: ignore[no-untyped-call]
+    one_hot, probs, _, _ = apply(logits, seed, mask, offset, row_offset, tau, setting)  # type: ignore[no-untyped-call]
     return one_hot, probs

@@ -75,8 +75,11 @@ inline int64_t sample_scratch_bytes(int64_t categories) {
   return chunks * int64_t(2 * sizeof(double) + (2 + kChunk) * sizeof(float));
 }
 
+// The same for a backward.
+inline int64_t backward_scratch_bytes(const BackwardArguments&) { return 0; }
+
 using Sample = void(const SampleArguments&, int64_t begin, int64_t end, void* scratch);
-using Backward = void(const BackwardArguments&, int64_t begin, int64_t end);
+using Backward = void(const BackwardArguments&, int64_t begin, int64_t end, void* scratch);
 
 // The kernels of one SIMD level.
 struct Kernels {

@@ -54,7 +54,7 @@ REINMAX_INLINE void reinmax_general(Row& row, double tau) {
   row.set_drawn(gradient(drawn) + (drawn.grad_one_hot - centre));
 }
 
-static void reinmax_backward(const BackwardArguments& arguments, int64_t begin, int64_t end) {
+static void reinmax_backward(const BackwardArguments& arguments, int64_t begin, int64_t end, void*) {
   if (arguments.tau == 1 && arguments.grad_probs.data == nullptr) {
     for_each_row(arguments, begin, end, [](auto& row) { reinmax_unit<false>(row); });
   } else if (arguments.tau == 1) {

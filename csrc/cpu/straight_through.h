@@ -31,7 +31,7 @@ REINMAX_INLINE void straight_through_unit(Row& row) {
       [&](const auto& at, auto*) { return row.probability(at.logit) * (at.grad_one_hot + at.grad_probs - sums[0]); });
 }
 
-static void straight_through_backward(const BackwardArguments& arguments, int64_t begin, int64_t end) {
+static void straight_through_backward(const BackwardArguments& arguments, int64_t begin, int64_t end, void*) {
   if (arguments.tau == 1) {
     for_each_row(arguments, begin, end, [](auto& row) { straight_through_unit(row); });
   } else {

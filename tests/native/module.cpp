@@ -145,7 +145,10 @@ py::array backward(const std::string& level, const std::string& dtype, const py:
   a.log_sum_exp = reinterpret_cast<const double*>(totals.data.get());
   a.tau = tau;
   a.grad_logits = result.data.get();
-  (kernels_of(level).*kKernel)(a, 0, rows);
+  const int64_t scratch_bytes = backward_scratch_bytes(a);
+  const std::unique_ptr<char[]> scratch(new char[scratch_bytes]);
+  std::memset(scratch.get(), 0xFF, scratch_bytes);  // NaN: what is read here unwritten shows
+  (kernels_of(level).*kKernel)(a, 0, rows, scratch.get());
   return result.like(logits);
 }
 
