@@ -63,6 +63,19 @@ REINMAX_CONTRACT Uniforms<Bits> uniforms(typename Bits::Lanes seed, typename Bit
   return {(w.w0 & 0xFFFFFFFFu) | w.w1 << 32, (w.w2 & 0xFFFFFFFFu) | w.w3 << 32};
 }
 
+// Mixes all bits of a number (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014).
+REINMAX_CONTRACT uint64_t splitmix64(uint64_t x) {
+  x += 0x9E3779B97F4A7C15u;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+// Philox's key where an estimator needs noise for each element: no counter of it can meet one of the draw's.
+REINMAX_CONTRACT uint64_t noise_key(uint64_t seed, uint64_t offset) {
+  return splitmix64(seed ^ splitmix64(offset + 1));
+}
+
 // The high half of the 128-bit product: maps a 64-bit uniform to [0, total).
 REINMAX_CONTRACT uint64_t multiply_high(uint64_t uniform, uint64_t total) {
 #if defined(__CUDA_ARCH__)

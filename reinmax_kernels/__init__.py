@@ -5,6 +5,15 @@ from importlib.metadata import version
 __version__ = version("reinmax_kernels")
 
 from .backends import backend, build_info
-from .categorical import reinmax, sample, straight_through
+from .categorical import gapped_straight_through, gumbel_rao, gumbel_softmax, reinmax, sample, straight_through
 
-__all__ = ["backend", "build_info", "reinmax", "sample", "straight_through"]
+__all__ = [
+    "backend",
+    "build_info",
+    "gapped_straight_through",
+    "gumbel_rao",
+    "gumbel_softmax",
+    "reinmax",
+    "sample",
+    "straight_through",
+]

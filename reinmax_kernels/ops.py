@@ -107,6 +107,8 @@ TABLE = {
     ),
     "reinmax_backward": _backward(),
     "straight_through_backward": _backward(),
+    "gapped_straight_through_backward": _backward("float gap"),
+    "gumbel_rao_backward": _backward("SymInt num_samples", noise=True),
 }
 
 _library = torch.library.Library(NAMESPACE, "DEF")

@@ -122,6 +122,24 @@ def _check_tau(tau: float) -> None:
         raise ValueError(f"tau: expected a finite value > 0, got {tau}")
 
 
+def gap_value(gap: float) -> float:
+    """The gap of gapped straight-through as a float."""
+    if isinstance(gap, bool) or not isinstance(gap, (int, float, torch.SymFloat, numbers.Real)):
+        raise TypeError(f"gap: expected a real number, got {type(gap).__name__}")
+    if not 0 <= gap < math.inf:
+        raise ValueError(f"gap: expected a finite value >= 0, got {gap}")
+    return float(gap)
+
+
+def sample_count(num_samples: int) -> int:
+    """The number of noise samples, at least one."""
+    if isinstance(num_samples, bool) or not isinstance(num_samples, (int, torch.SymInt, numbers.Integral)):
+        raise TypeError(f"num_samples: expected an int, got {type(num_samples).__name__}")
+    if not 1 <= num_samples < 2**32:
+        raise ValueError(f"num_samples: expected a value in [1, 2**32), got {num_samples}")
+    return int(num_samples)
+
+
 def invalid_row(logits: Tensor, mask: Tensor | None) -> ValueError:
     """The error for the first row of logits [..., C] that has no distribution: which, and what it holds."""
     categories = logits.shape[-1]

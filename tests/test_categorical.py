@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import reinmax as upstream
 import torch
+from estimators import ESTIMATORS
 
 import reinmax_kernels
-from reinmax_kernels import reinmax, sample, straight_through
+from reinmax_kernels import gapped_straight_through, gumbel_rao, reinmax, sample
 
-ESTIMATORS = {"reinmax": reinmax, "straight_through": straight_through}
 HALF = [torch.float16, torch.bfloat16]
 DTYPES = [*HALF, torch.float32, torch.float64]
 SHAPES = [(7, 1), (64, 2), (33, 3), (5, 31), (16, 64), (9, 255), (4, 1000), (3, 2049)]
@@ -95,7 +95,7 @@ def test_gradient(backend, name, shape, tau, dtype, tolerance):
     logits, g, h = problem(shape, dtype)
     one_hot, _, grad = run(name, logits, g, h, tau=tau, seed=2)
     assert grad.dtype == dtype
-    truth = laws.GRADIENTS[name](logits, one_hot.argmax(-1), g, h, tau)
+    truth = laws.gradient(name, logits, one_hot.argmax(-1), g, h, tau, seed=2)
     assert ((grad.double() - truth).abs() <= tolerance * scale_of(g, h, tau)).all()
 
 
@@ -106,7 +106,7 @@ def test_gradient_in_half_types(backend, name, shape, tau, dtype):
     logits, g, h = problem(shape, dtype)
     one_hot, _, grad = run(name, logits, g, h, tau=tau, seed=2)
     assert grad.dtype == dtype
-    truth = laws.GRADIENTS[name](logits, one_hot.argmax(-1), g, h, tau)
+    truth = laws.gradient(name, logits, one_hot.argmax(-1), g, h, tau, seed=2)
     rounding = 0.51 * torch.finfo(dtype).eps * truth.abs() + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     assert ((grad.double() - truth).abs() <= rounding + 3e-6 * scale_of(g, h, tau)).all()
 
@@ -160,7 +160,8 @@ def test_each_output_alone(backend, name, tau):
     _, _, from_one_hot = run(name, logits, g, None, **options)
     _, _, from_probs = run(name, logits, None, h, **options)
     index, zero = one_hot.argmax(-1), torch.zeros_like(g)
-    torch.testing.assert_close(from_one_hot, laws.GRADIENTS[name](logits, index, g, zero, tau), rtol=0, atol=1e-14)
+    truth = laws.gradient(name, logits, index, g, zero, tau, seed=4)
+    torch.testing.assert_close(from_one_hot, truth, rtol=0, atol=1e-14)
     torch.testing.assert_close(from_probs, laws.jacobian_product(logits.softmax(-1), h), rtol=0, atol=1e-14)
     torch.testing.assert_close(from_one_hot + from_probs, both, rtol=0, atol=1e-14)
 
@@ -205,7 +206,7 @@ def test_logits_far_apart(backend, name, row, tau):
     one_hot, probs, grad = run(name, logits, g, h, tau=tau, seed=1)
     torch.testing.assert_close(probs, logits.softmax(-1))
     assert grad.isfinite().all()
-    truth = laws.GRADIENTS[name](logits, one_hot.argmax(-1), g, h, tau)
+    truth = laws.gradient(name, logits, one_hot.argmax(-1), g, h, tau, seed=1)
     assert ((grad.double() - truth).abs() <= 3e-6 * scale_of(g, h, tau)).all()
 
 
@@ -284,7 +285,7 @@ def test_tau_keeps_float64_beside_float32_logits(backend, name):
     logits, g, h = problem((6, 5), torch.float64)
     tau = 1 / 3
     one_hot, _, grad = run(name, logits, g, h, tau=torch.tensor(tau, dtype=torch.float64), seed=1)
-    truth = laws.GRADIENTS[name](logits, one_hot.argmax(-1), g, h, tau)
+    truth = laws.gradient(name, logits, one_hot.argmax(-1), g, h, tau, seed=1)
     torch.testing.assert_close(grad, truth, rtol=0, atol=1e-13)
 
 
@@ -611,7 +612,7 @@ def check_message(caught, expected, got):
 
 @pytest.mark.parametrize(("logits", "options", "error", "expected", "got"), ERRORS)
 def test_errors(backend, logits, options, error, expected, got):
-    for function in (sample, reinmax, straight_through):
+    for function in (sample, *ESTIMATORS.values()):
         with pytest.raises(error, match=expected) as caught:
             function(logits, **options)
         check_message(caught, expected, got)
@@ -622,6 +623,30 @@ def test_errors_of_tau(backend, name, tau, error, expected, got):
     with pytest.raises(error, match=expected) as caught:
         ESTIMATORS[name](X, tau)
     check_message(caught, expected, got)
+
+
+@pytest.mark.parametrize("gap", ["1", True, None, 1j, torch.tensor(1.0)], ids=repr)
+def test_a_gap_that_is_no_number_is_refused(gap):
+    with pytest.raises(TypeError, match=f"gap: expected a real number, got {type(gap).__name__}"):
+        gapped_straight_through(X, gap=gap)
+
+
+@pytest.mark.parametrize("gap", [-1, -1e-9, float("inf"), float("nan")])
+def test_a_gap_out_of_range_is_refused(gap):
+    with pytest.raises(ValueError, match=f"gap: expected a finite value >= 0, got {gap}"):
+        gapped_straight_through(X, gap=gap)
+
+
+@pytest.mark.parametrize("num_samples", ["1", True, None, 1.0, torch.tensor(1)], ids=repr)
+def test_a_number_of_samples_that_is_no_integer_is_refused(num_samples):
+    with pytest.raises(TypeError, match=f"num_samples: expected an int, got {type(num_samples).__name__}"):
+        gumbel_rao(X, num_samples=num_samples)
+
+
+@pytest.mark.parametrize("num_samples", [0, -1, 2**32])
+def test_a_number_of_samples_out_of_range_is_refused(num_samples):
+    with pytest.raises(ValueError, match=rf"num_samples: expected a value in \[1, 2\*\*32\), got {num_samples}"):
+        gumbel_rao(X, num_samples=num_samples)
 
 
 def test_hard_false_is_refused():

@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
+from estimators import ESTIMATORS
 from hypothesis import given
 from hypothesis import strategies as st
 
 import reinmax_kernels
-from reinmax_kernels import reinmax, sample, straight_through
-
-ESTIMATORS = {"reinmax": reinmax, "straight_through": straight_through}
+from reinmax_kernels import sample
 
 
 def strided(shape, order, steps, starts):

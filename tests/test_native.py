@@ -110,6 +110,18 @@ def as_torch(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     return torch.from_numpy(array).view(dtype)
 
 
+# What a backward takes of its own: as the op does, and as the native module does.
+OWN = {
+    "reinmax": ((), {}),
+    "straight_through": ((), {}),
+    "gapped_straight_through": ((0.8,), {"gap": 0.8}),
+    "gumbel_rao": (
+        (torch.arange(67), 2**40, -9, 5),
+        {"seeds": list(range(67)), "offset": 2**40, "row_offset": -9, "samples": 5},
+    ),
+}
+
+
 @functools.lru_cache(maxsize=1)
 def reference_case(dtype: str, categories: int):
     """Logits, both gradients and a mask; what the reference draws without and with the mask; and its gradients, by
@@ -123,15 +135,16 @@ def reference_case(dtype: str, categories: int):
     mask[:, categories // 2] = True
     draws = [reference.sample_dense(logits, torch.tensor([5]), allowed, 1, 2) for allowed in (None, mask)]
     gradients = {
-        (name, with_h, tau): getattr(reference, name)(
+        (name, with_h, tau): getattr(reference, f"{name}_backward")(
             g,
             h if with_h else None,
             logits,
             *draws[0][2:],
             None,
             None if tau == 1 else torch.tensor(tau, dtype=torch.float64),
+            *OWN[name][0],
         )
-        for name in ("reinmax_backward", "straight_through_backward")
+        for name in OWN
         for with_h in (False, True)
         for tau in (1.0, 0.7)
     }
@@ -156,7 +169,8 @@ def test_kernels_against_the_reference(native, level, dtype, categories):
     for (name, with_h, tau), expected in gradients.items():
         grad_probs = as_numpy(h) if with_h else None
         inputs = as_numpy(g), grad_probs, as_numpy(logits), index, log_sum_exp, tau
-        actual = as_torch(getattr(native, name)(level, dtype, *inputs), DTYPES[dtype])
+        gradient = getattr(native, f"{name}_backward")(level, dtype, *inputs, **OWN[name][1])
+        actual = as_torch(gradient, DTYPES[dtype])
         torch.testing.assert_close(actual, expected, **tolerance(DTYPES[dtype], g))
 
 

@@ -16,6 +16,11 @@ class CategoryLanes {
   void start(int64_t row) {
     row_ = row;
     index_ = arguments_.index[row];
+    if (arguments_.noise.samples > 0) {
+      const NoiseStream stream(arguments_.noise);
+      noise_number_ = stream.number(row);
+      noise_key_ = stream.key(row);
+    }
     log_sum_exp_ = Real(arguments_.log_sum_exp[row]);
     log_sum_exp_rest_ = Simd<Real>::rest_of(arguments_.log_sum_exp[row]);
   }
@@ -25,6 +30,20 @@ class CategoryLanes {
   REINMAX_MEMBER Vector probability(const Vector& logit) const {
     return Simd<Real>::template exp_of_difference<kScaleBits>(logit, Vector::broadcast(log_sum_exp_),
                                                               Vector::broadcast(log_sum_exp_rest_));
+  }
+
+  Vector log_probability(const Vector& logit) const { return (logit - log_sum_exp_) + log_sum_exp_rest_ * Real(kLn2); }
+
+  // Arrays of the estimator's own: how long they are, what one holds for the drawn category, setting that, and a sum
+  // over the row of what vectors of one hold.
+  int64_t slots() const { return (arguments_.logits.categories + kLanes - 1) / kLanes * kLanes; }
+  Vector drawn_of(const Real* array) const { return Vector::broadcast(array[index_]); }
+  void set_drawn_of(Real* array, Real value) const { array[index_] = value; }
+  Vector row_sum(const Vector& v) const { return Vector::broadcast(sum<Real>(v)); }
+
+  // The exponential variates of one Monte-Carlo sample.
+  void exponentials(int64_t sample, Real* to) const {
+    row_exponentials(noise_number_, noise_key_, uint64_t(sample), slots(), to);
   }
 
   // Runs the body at every position, and sums what it adds to `sums`.
@@ -89,12 +108,12 @@ class CategoryLanes {
       Sums<LaneSum<Real>, kSums> sums;  // chunk by chunk, so that rounding does not grow with the row
       int64_t i = 0;
       for (; i + kLanes <= n; i += kLanes) {
-        const Vector v = body(Position<Real>::of(x.load(i), g.load(i), h.load(i)), sums.values);
+        const Vector v = body(Position<Real>::of(x.load(i), g.load(i), h.load(i), first + i), sums.values);
         if (kWrite) result.store(i, v);
       }
       if (i < n) {
         const auto at = Position<Real>::of(x.load_first(i, n - i, kMinusInfinity<Real>),
-                                           g.load_first(i, n - i, Real(0)), h.load_first(i, n - i, Real(0)));
+                                           g.load_first(i, n - i, Real(0)), h.load_first(i, n - i, Real(0)), first + i);
         const Vector v = body(at, sums.values);
         if (kWrite) result.store_first(i, n - i, v);
       }
@@ -107,6 +126,7 @@ class CategoryLanes {
 
   const BackwardArguments& arguments_;
   int64_t row_ = 0, index_ = 0;
+  uint64_t noise_number_ = 0, noise_key_ = 0;
   Real log_sum_exp_ = 0, log_sum_exp_rest_ = 0;
   alignas(kRegisterBytes) Real logits_[kChunk], grad_one_hot_[kChunk], grad_probs_[kChunk];
 };

@@ -1,19 +1,26 @@
 // From a backward written over one row to a range of rows. Included once per level.
 
-// Runs an estimator's backward over rows [begin, end): `estimator(row)` for each row or vector of rows.
+// Runs an estimator's backward over rows [begin, end) of few categories: `estimator(row)` for each vector of rows.
+template <class Real, class Estimator>
+static void for_each_vector_of_rows(const BackwardArguments& arguments, int64_t begin, int64_t end,
+                                    Estimator estimator) {
+  RowLanes<Real> rows(arguments);
+  for (int64_t row = begin; row < end; row += kBlockRows) {
+    const int64_t count = end - row < kBlockRows ? end - row : kBlockRows;
+    rows.start_block(row, count);
+    for (int lane = 0; lane < count; lane += RowLanes<Real>::kLanes) {
+      rows.start(lane);
+      estimator(rows);
+    }
+    rows.finish_block(row, count);
+  }
+}
+
+// The same of any rows: for each row or vector of rows.
 template <class Real, class Estimator>
 static void backward_as(const BackwardArguments& arguments, int64_t begin, int64_t end, Estimator estimator) {
   if (arguments.logits.categories <= kFewCategories) {
-    RowLanes<Real> rows(arguments);
-    for (int64_t row = begin; row < end; row += kBlockRows) {
-      const int64_t count = end - row < kBlockRows ? end - row : kBlockRows;
-      rows.start_block(row, count);
-      for (int lane = 0; lane < count; lane += RowLanes<Real>::kLanes) {
-        rows.start(lane);
-        estimator(rows);
-      }
-      rows.finish_block(row, count);
-    }
+    for_each_vector_of_rows<Real>(arguments, begin, end, estimator);
   } else {
     CategoryLanes<Real> lanes(arguments);
     for (int64_t row = begin; row < end; ++row) {

@@ -58,6 +58,15 @@ struct SampleArguments {
   std::atomic<int64_t>* first_invalid_row;
 };
 
+// The stream that the rows were drawn from, and how many samples of noise a backward makes from it.
+struct Noise {
+  const int64_t* seeds = nullptr;
+  int64_t rows_per_seed = 1;
+  int64_t offset = 0;
+  int64_t row_offset = 0;
+  int64_t samples = 0;
+};
+
 struct BackwardArguments {
   Logits logits;
   Rows grad_one_hot;
@@ -65,6 +74,8 @@ struct BackwardArguments {
   const int64_t* index;       // [N], each in [0, C)
   const double* log_sum_exp;  // [N]
   double tau;
+  double gap = 0;     // of gapped straight-through
+  Noise noise;        // of Gumbel-Rao
   void* grad_logits;  // [N, C] in the logits' dtype
 };
 
@@ -75,8 +86,15 @@ inline int64_t sample_scratch_bytes(int64_t categories) {
   return chunks * int64_t(2 * sizeof(double) + (2 + kChunk) * sizeof(float));
 }
 
-// The same for a backward.
-inline int64_t backward_scratch_bytes(const BackwardArguments&) { return 0; }
+// The same for a backward: of one that makes noise, five arrays that are as long as a row of many categories, or as a
+// vector of rows of few.
+inline int64_t backward_scratch_bytes(const BackwardArguments& arguments) {
+  constexpr int64_t kArrays = 5, kMostLanes = 64, kFewCategories = 32;
+  if (arguments.noise.samples == 0) return 0;
+  const int64_t categories = arguments.logits.categories;
+  const int64_t elements = categories <= kFewCategories ? categories * kMostLanes : categories + kMostLanes;
+  return kArrays * elements * int64_t(sizeof(double));
+}
 
 using Sample = void(const SampleArguments&, int64_t begin, int64_t end, void* scratch);
 using Backward = void(const BackwardArguments&, int64_t begin, int64_t end, void* scratch);
@@ -87,6 +105,8 @@ struct Kernels {
   Sample* sample;
   Backward* reinmax_backward;
   Backward* straight_through_backward;
+  Backward* gapped_straight_through_backward;
+  Backward* gumbel_rao_backward;
 };
 
 // The levels this processor can run, the best last; and the one in use: the best, or what the environment variable

@@ -1,5 +1,6 @@
 // The op table of reinmax_kernels/ops.py on CPU tensors, through torch's stable ABI: from tensors to rows, and to the
 // kernels. The only file that knows both torch and the CPU's kernels.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -66,8 +67,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample_dense(const Tensor& logits_giv
   return {one_hot, probs, index, log_sum_exp};
 }
 
-// What one estimator's backward takes of its own, after what all take.
-void take(BackwardArguments&, const Shape&) {}
+// What one estimator's backward takes of its own, after what all take. Returns what has to outlive the kernel.
+std::nullopt_t take(BackwardArguments&, const Shape&) { return std::nullopt; }
+
+std::nullopt_t take(BackwardArguments& arguments, const Shape&, double gap) {
+  if (!(gap >= 0) || std::isinf(gap)) {
+    throw std::invalid_argument("gap: expected a finite value >= 0, got " + std::to_string(gap));
+  }
+  arguments.gap = gap;
+  return std::nullopt;
+}
+
+Tensor take(BackwardArguments& arguments, const Shape& shape, const Tensor& seed, int64_t offset, int64_t row_offset,
+            int64_t samples) {
+  require(samples >= 1 && samples < int64_t{1} << 32, "num_samples: expected a value in [1, 2**32)");
+  const Tensor seeds = checked_seeds(seed, shape);
+  arguments.noise = {seeds.const_data_ptr<int64_t>(), shape.rows / seeds.numel(), offset, row_offset, samples};
+  return seeds;
+}
 
 // Runs one estimator's backward kernel.
 template <Backward* Kernels::* kKernel, class... Own>
@@ -103,8 +120,9 @@ Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<T
   if (!(arguments.tau > 0) || std::isinf(arguments.tau)) {
     throw std::invalid_argument("tau: expected a finite value > 0, got " + std::to_string(arguments.tau));
   }
-  take(arguments, shape, own...);
-  parallel_for_rows(shape, 1, backward_scratch_bytes(arguments), [&](int64_t begin, int64_t end, void* scratch) {
+  [[maybe_unused]] const auto kept = take(arguments, shape, own...);
+  const int64_t passes = std::max<int64_t>(arguments.noise.samples, 1);
+  parallel_for_rows(shape, passes, backward_scratch_bytes(arguments), [&](int64_t begin, int64_t end, void* scratch) {
     (kernels().*kKernel)(arguments, begin, end, scratch);
   });
   return grad_logits;
@@ -117,6 +135,10 @@ STABLE_TORCH_LIBRARY_IMPL(reinmax_kernels, CPU, library) {
   library.impl("sample_dense", TORCH_BOX(&sample_dense));
   library.impl("reinmax_backward", TORCH_BOX((&backward<&Kernels::reinmax_backward>)));
   library.impl("straight_through_backward", TORCH_BOX((&backward<&Kernels::straight_through_backward>)));
+  library.impl("gapped_straight_through_backward",
+               TORCH_BOX((&backward<&Kernels::gapped_straight_through_backward, double>)));
+  library.impl("gumbel_rao_backward",
+               TORCH_BOX((&backward<&Kernels::gumbel_rao_backward, const Tensor&, int64_t, int64_t, int64_t>)));
 }
 
 }  // namespace reinmax_kernels::cpu

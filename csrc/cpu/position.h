@@ -15,11 +15,12 @@ REINMAX_INLINE Real inverse_of(double tau) {
 template <class Real>
 struct Position {
   Pack<Real> logit, grad_one_hot, grad_probs;
+  int64_t slot;  // where an array of the estimator's own holds what belongs here
 
-  REINMAX_INLINE Position of(const Pack<Real>& x, const Pack<Real>& g, const Pack<Real>& h) {
+  REINMAX_INLINE Position of(const Pack<Real>& x, const Pack<Real>& g, const Pack<Real>& h, int64_t slot = 0) {
     const auto drawable = x > kMinusInfinity<Real>;
     const auto zero = Pack<Real>::broadcast(0);
-    return {x, select(drawable, g, zero), select(drawable, h, zero)};
+    return {x, select(drawable, g, zero), select(drawable, h, zero), slot};
   }
 };
 

@@ -19,6 +19,7 @@ class RowLanes {
     read_block(logits.values, &logits.mask, row, count, logits.categories, logits_);
     read_gradient(arguments_.grad_one_hot, row, count, grad_one_hot_);
     read_gradient(arguments_.grad_probs, row, count, grad_probs_);
+    if (arguments_.noise.samples > 0) noise_.start_block(arguments_.noise, row, count);
     for (int64_t i = 0; i < kBlockRows; ++i) {
       index_[i] = i < count ? arguments_.index[row + i] : 0;
       const double total = i < count ? arguments_.log_sum_exp[row + i] : 0;
@@ -41,6 +42,51 @@ class RowLanes {
   template <int kScaleBits = 0>
   REINMAX_MEMBER Vector probability(const Vector& logit) const {
     return Simd<Real>::template exp_of_difference<kScaleBits>(logit, log_sum_exp_, log_sum_exp_rest_);
+  }
+
+  Vector log_probability(const Vector& logit) const { return (logit - log_sum_exp_) + log_sum_exp_rest_ * Real(kLn2); }
+
+  int64_t slots() const { return arguments_.logits.categories * kLanes; }
+
+  Vector drawn_of(const Real* array) const {
+    alignas(kRegisterBytes) Real values[kLanes];
+    for (int i = 0; i < kLanes; ++i) values[i] = array[index_[lane_ + i] * kLanes + i];
+    return Vector::load(values);
+  }
+
+  void set_drawn_of(Real* array, Real value) const {
+    for (int i = 0; i < kLanes; ++i) array[index_[lane_ + i] * kLanes + i] = value;
+  }
+
+  Vector row_sum(const Vector& v) const { return v; }
+
+  void exponentials(int64_t sample, Real* to) const {
+    for (int64_t j = 0; j < arguments_.logits.categories; j += 4) {
+      const int64_t left = arguments_.logits.categories - j;
+      for (int lane = 0; lane < kLanes; lane += kRegisterLanes<float>) {
+        noise_.words(uint64_t(j / 4), uint64_t(sample), lane_ + lane, [&](int word, UInt32 bits) {
+          if (word < left) store_exponentials(to + (j + word) * kLanes + lane, noise_uniform(bits));
+        });
+      }
+    }
+  }
+
+  // Of two categories: the one that was not drawn, and the uniforms of four Monte-Carlo samples.
+  Position<Real> other_of_two() {
+    const auto turn = [&] {
+      for (int i = 0; i < kLanes; ++i) index_[lane_ + i] = 1 - index_[lane_ + i];
+    };
+    turn();
+    const auto other = drawn();
+    turn();
+    return other;
+  }
+
+  void uniforms_of_two(int64_t sample, Real (*to)[kLanes]) const {
+    for (int lane = 0; lane < kLanes; lane += kRegisterLanes<float>) {
+      noise_.words(0, uint64_t(sample / 4), lane_ + lane,
+                   [&](int word, UInt32 bits) { store_as(to[word] + lane, noise_uniform(bits)); });
+    }
   }
 
   template <int kSums, class Body>
@@ -91,11 +137,12 @@ class RowLanes {
 
   Position<Real> at(int64_t j) const {
     return Position<Real>::of(Vector::load(&logits_[j][lane_]), Vector::load(&grad_one_hot_[j][lane_]),
-                              Vector::load(&grad_probs_[j][lane_]));
+                              Vector::load(&grad_probs_[j][lane_]), j * kLanes);
   }
 
   const BackwardArguments& arguments_;
   int lane_ = 0;
+  RowNoise noise_;
   Vector log_sum_exp_, log_sum_exp_rest_;
   int64_t index_[kBlockRows];
   alignas(kRegisterBytes) Real log_sum_exps_[kBlockRows], log_sum_exp_rests_[kBlockRows];

@@ -244,6 +244,11 @@ REINMAX_INLINE auto maximum(const Pack<Element, kRegisters>& a, const Pack<Eleme
   return a.each([](auto u, auto v) { return maximum(u, v); }, b);
 }
 
+template <class Element, int kRegisters>
+REINMAX_INLINE auto minimum(const Pack<Element, kRegisters>& a, const Pack<Element, kRegisters>& b) {
+  return a.each([](auto u, auto v) { return u < v ? u : v; }, b);
+}
+
 // The first `n` elements, which may be none or more than fit, and `pad` in the other lanes. Through memory it would
 // cost as much as several packs: the processor waits where a load covers several stores.
 REINMAX_INLINE Register<float> load_register_first(const float* from, int64_t n, float pad) {
@@ -381,17 +386,4 @@ REINMAX_INLINE Element largest(const Register<Element>& v) {
 template <class Element>
 REINMAX_INLINE Element largest(const Pack<Element>& v) {
   return largest<Element>(v.fold([](auto x, auto y) { return maximum(x, y); }));
-}
-
-// Natural logarithm of v > 0, normal: v = 2^e f with f in [sqrt(1/2), sqrt(2)), s = (f - 1) / (f + 1), and
-// log f = 2 artanh(s) by its series to s^19: relative error below 1e-16 before rounding.
-REINMAX_INLINE Register<double> log(const Register<double>& v) {
-  using Int64 = Register<int64_t>;
-  const Int64 shifted = bits_as<Int64>(v) - 0x3FE6A09E667F3BCD;  // bits of sqrt(1/2)
-  const Int64 exponent = shifted >> 52;
-  const auto f = bits_as<Register<double>>((shifted & 0x000FFFFFFFFFFFFF) + 0x3FE6A09E667F3BCD);
-  const auto s = (f - 1.0) / (f + 1.0), s2 = s * s;
-  Register<double> series = Register<double>{} + 1.0 / 19;
-  for (int k = 17; k >= 1; k -= 2) series = series * s2 + 1.0 / k;
-  return __builtin_convertvector(exponent, Register<double>) * 0.693147180559945309417 + 2.0 * s * series;
 }

@@ -20,6 +20,7 @@
 namespace py = pybind11;
 namespace contract = reinmax_kernels::contract;
 using namespace reinmax_kernels::cpu;
+using reinmax_kernels::DType;
 
 #if defined(__x86_64__)
 namespace reinmax_kernels::cpu::avx512_in_halves {
@@ -132,7 +133,8 @@ py::tuple sample(const std::string& level, const std::string& dtype, const py::a
 template <Backward* Kernels::* kKernel>
 py::array backward(const std::string& level, const std::string& dtype, const py::array& grad_one_hot,
                    const std::optional<py::array>& grad_probs, const py::array& logits,
-                   const py::array_t<int64_t>& index, const py::array_t<double>& log_sum_exp, double tau) {
+                   const py::array_t<int64_t>& index, const py::array_t<double>& log_sum_exp, double tau, double gap,
+                   const std::vector<int64_t>& seeds, int64_t offset, int64_t row_offset, int64_t samples) {
   const int64_t rows = logits.shape(0), categories = logits.shape(1);
   const Block values(logits), g(grad_one_hot), indices(index), totals(log_sum_exp), result(size_t(logits.nbytes()));
   const std::optional<Block> h = grad_probs ? std::optional<Block>(*grad_probs) : std::nullopt;
@@ -144,6 +146,8 @@ py::array backward(const std::string& level, const std::string& dtype, const py:
   a.index = reinterpret_cast<const int64_t*>(indices.data.get());
   a.log_sum_exp = reinterpret_cast<const double*>(totals.data.get());
   a.tau = tau;
+  a.gap = gap;
+  if (samples > 0) a.noise = {seeds.data(), rows / int64_t(seeds.size()), offset, row_offset, samples};
   a.grad_logits = result.data.get();
   const int64_t scratch_bytes = backward_scratch_bytes(a);
   const std::unique_ptr<char[]> scratch(new char[scratch_bytes]);
@@ -173,6 +177,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("prefer_huge_pages",
         [](uintptr_t data, int64_t bytes) { prefer_huge_pages(reinterpret_cast<void*>(data), bytes); });
   m.def("sample", &sample);
-  m.def("reinmax_backward", &backward<&Kernels::reinmax_backward>);
-  m.def("straight_through_backward", &backward<&Kernels::straight_through_backward>);
+  const auto def_backward = [&m](const char* name, auto function) {
+    m.def(name, function, py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(),
+          py::arg("gap") = 0.0, py::arg("seeds") = std::vector<int64_t>(), py::arg("offset") = 0,
+          py::arg("row_offset") = 0, py::arg("samples") = 0);
+  };
+  def_backward("reinmax_backward", &backward<&Kernels::reinmax_backward>);
+  def_backward("straight_through_backward", &backward<&Kernels::straight_through_backward>);
+  def_backward("gapped_straight_through_backward", &backward<&Kernels::gapped_straight_through_backward>);
+  def_backward("gumbel_rao_backward", &backward<&Kernels::gumbel_rao_backward>);
 }

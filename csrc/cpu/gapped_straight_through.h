@@ -1,0 +1,42 @@
+// Gapped straight-through (Fan et al., ICML 2022), backward: J(q) g / tau + J(pi) h, where q = softmax(x' / tau) and x'
+// is x with the drawn logit lifted to the largest, and every other one lowered to `gap` below it. Included once per
+// level.
+
+// Every category is first taken for one that was not drawn, and the drawn one, whose weight in q is 1, then put right.
+template <bool kGradProbs, class Row>
+REINMAX_INLINE void gapped_straight_through(Row& row, double tau, double gap) {
+  using Real = typename Row::Scalar;
+  using Vector = typename Row::Vector;
+  const Real inverse_tau = inverse_of<Real>(tau);
+  const Vector largest = row.largest_logit(), lowered = Vector::broadcast(Real(-gap));
+  const auto weight = [&](const Vector& logit) {
+    return Simd<Real>::exp(minimum(logit - largest, lowered) * inverse_tau);
+  };
+  const auto sums = row.template reduce<2 + kGradProbs>([&](const auto& at, auto* sum) {
+    const Vector w = weight(at.logit);
+    sum[0] += w;
+    sum[1] += w * at.grad_one_hot;
+    if constexpr (kGradProbs) sum[2] += row.probability(at.logit) * at.grad_probs;
+  });
+  const auto drawn = row.drawn();
+  const Vector excess = weight(drawn.logit) - Real(1);
+  const Vector scale = Real(1) / (sums[0] - excess);
+  const Vector centre = (sums[1] - excess * drawn.grad_one_hot) * scale;
+  const Vector share = scale * inverse_tau;
+  const auto gradient = [&](const auto& at, const Vector& w) {
+    const Vector through_sample = w * (at.grad_one_hot - centre) * share;
+    if constexpr (!kGradProbs) return through_sample;
+    return through_sample + row.probability(at.logit) * (at.grad_probs - sums[1 + kGradProbs]);
+  };
+  row.template write<0>([&](const auto& at, auto*) { return gradient(at, weight(at.logit)); });
+  row.set_drawn(gradient(drawn, Vector::broadcast(1)));
+}
+
+static void gapped_straight_through_backward(const BackwardArguments& arguments, int64_t begin, int64_t end, void*) {
+  const double tau = arguments.tau, gap = arguments.gap;
+  if (arguments.grad_probs.data == nullptr) {
+    for_each_row(arguments, begin, end, [=](auto& row) { gapped_straight_through<false>(row, tau, gap); });
+  } else {
+    for_each_row(arguments, begin, end, [=](auto& row) { gapped_straight_through<true>(row, tau, gap); });
+  }
+}

@@ -1,0 +1,188 @@
+// Gumbel-Rao by Monte Carlo (Paulus et al., ICLR 2021), backward: the mean over samples k of J(s_k) g / tau, and J(pi)
+// h. s_k = softmax(G_k / tau), where G_k are Gumbel-perturbed logits given the draw D: with exponential variates E, G_D
+// - G_j = log(1 + E_j / (E_D pi_j)). Straight-through Gumbel-Softmax is this with one sample. Included once per level.
+
+// The weight of category j in s_k, that of D being 1, is (1 + E_j / (E_D pi_j))^(-1 / tau). No category lies so far
+// below that it underflows unless the weight does: probabilities below e^-60 count as that, and a factor makes up for
+// it, for of so large a sum the 1 has no part.
+constexpr double kLeastLogProbability = -60;
+
+// What a row's samples have in common, in arrays that are as long as the row: see Position::slot.
+template <class Real>
+struct GumbelArrays {
+  Real *probability, *factor, *gradient, *weight, *total;
+
+  GumbelArrays(void* scratch, int64_t slots) {
+    auto* next = static_cast<Real*>(scratch);
+    for (Real** array : {&probability, &factor, &gradient, &weight, &total}) {
+      *array = next;
+      next += slots;
+    }
+  }
+};
+
+// tau = 1, where neither a power nor a factor is needed.
+template <class Real>
+struct UnitPower {
+  template <class Row>
+  REINMAX_MEMBER void prepare(const Row& row, const Pack<Real>& logit, const GumbelArrays<Real>& arrays,
+                              int64_t slot) const {
+    row.probability(logit).store(arrays.probability + slot);
+  }
+
+  Real* vanishing(const GumbelArrays<Real>& arrays) const { return arrays.probability; }
+
+  REINMAX_MEMBER Pack<Real> operator()(const Pack<Real>& exponential, const Pack<Real>& drawn_exponential,
+                                       const GumbelArrays<Real>& arrays, int64_t slot) const {
+    const auto scaled = Pack<Real>::load(arrays.probability + slot) * drawn_exponential;
+    return scaled / (scaled + exponential);
+  }
+};
+
+template <class Real>
+struct AnyPower {
+  Real inverse_tau;
+
+  template <class Row>
+  REINMAX_MEMBER Pack<Real> probability(const Row& row, const Pack<Real>& logit) const {
+    return maximum(row.probability(logit), Pack<Real>::broadcast(Real(std::exp(kLeastLogProbability))));
+  }
+
+  template <class Row>
+  REINMAX_MEMBER Pack<Real> factor(const Row& row, const Pack<Real>& logit) const {
+    const auto excess = row.log_probability(logit) - Real(kLeastLogProbability);
+    return Simd<Real>::exp(minimum(excess, Pack<Real>{}) * inverse_tau);
+  }
+
+  REINMAX_MEMBER Pack<Real> power(const Pack<Real>& ratio) const {
+    return Simd<Real>::exp(ratio.each([](auto v) { return -log_1p(v); }) * inverse_tau);
+  }
+
+  template <class Row>
+  REINMAX_MEMBER void prepare(const Row& row, const Pack<Real>& logit, const GumbelArrays<Real>& arrays,
+                              int64_t slot) const {
+    probability(row, logit).store(arrays.probability + slot);
+    factor(row, logit).store(arrays.factor + slot);
+  }
+
+  Real* vanishing(const GumbelArrays<Real>& arrays) const { return arrays.factor; }
+
+  REINMAX_MEMBER Pack<Real> operator()(const Pack<Real>& exponential, const Pack<Real>& drawn_exponential,
+                                       const GumbelArrays<Real>& arrays, int64_t slot) const {
+    const auto scaled = Pack<Real>::load(arrays.probability + slot) * drawn_exponential;
+    return power(exponential / scaled) * Pack<Real>::load(arrays.factor + slot);
+  }
+};
+
+// In the arrays the drawn category has weight 0, and is added apart.
+template <class Row, class Weight>
+REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, void* scratch, const Weight& weight) {
+  using Real = typename Row::Scalar;
+  using Vector = typename Row::Vector;
+  const int64_t slots = row.slots(), samples = arguments.noise.samples;
+  const GumbelArrays<Real> arrays(scratch, slots);
+  const Vector centre_of_probs = row.template reduce<1>([&](const auto& at, auto* sum) {
+    weight.prepare(row, at.logit, arrays, at.slot);
+    at.grad_one_hot.store(arrays.gradient + at.slot);
+    Vector{}.store(arrays.total + at.slot);
+    sum[0] += row.probability(at.logit) * at.grad_probs;
+  })[0];
+  row.set_drawn_of(weight.vanishing(arrays), 0);
+  const auto drawn = row.drawn();
+  Vector drawn_total{};
+  for (int64_t k = 0; k < samples; ++k) {
+    row.exponentials(k, arrays.weight);
+    const Vector drawn_exponential = row.drawn_of(arrays.weight);
+    Vector sum{}, product{};
+    for (int64_t first = 0; first < slots; first += kChunk) {  // as sums over a row are made
+      Vector chunk_sum{}, chunk_product{};
+      for (int64_t slot = first; slot < slots && slot < first + kChunk; slot += Row::kLanes) {
+        const Vector w = weight(Vector::load(arrays.weight + slot), drawn_exponential, arrays, slot);
+        w.store(arrays.weight + slot);
+        chunk_sum += w;
+        chunk_product += w * Vector::load(arrays.gradient + slot);
+      }
+      sum += chunk_sum;
+      product += chunk_product;
+    }
+    const Vector scale = Real(1) / (row.row_sum(sum) + Real(1));
+    const Vector centre = (row.row_sum(product) + drawn.grad_one_hot) * scale;
+    drawn_total += scale * (drawn.grad_one_hot - centre);
+    for (int64_t slot = 0; slot < slots; slot += Row::kLanes) {
+      const Vector share = Vector::load(arrays.weight + slot) * scale;
+      const Vector gradient = share * (Vector::load(arrays.gradient + slot) - centre);
+      (Vector::load(arrays.total + slot) + gradient).store(arrays.total + slot);
+    }
+  }
+  const Real scale = inverse_of<Real>(arguments.tau) / Real(samples);
+  const auto gradient = [&](const auto& at, const Vector& total) {
+    return total * scale + row.probability(at.logit) * (at.grad_probs - centre_of_probs);
+  };
+  row.template write<0>([&](const auto& at, auto*) { return gradient(at, Vector::load(arrays.total + at.slot)); });
+  row.set_drawn(gradient(drawn, drawn_total));
+}
+
+// Two categories need one variate a sample, u / (1 - u) in place of E_j / E_D, and s_D s_j alone.
+template <class Row, class Slope>
+REINMAX_INLINE void gumbel_rao_of_two(Row& row, const BackwardArguments& arguments, const Slope& slope) {
+  using Real = typename Row::Scalar;
+  using Vector = typename Row::Vector;
+  constexpr int64_t kTogether = 64;  // summed by themselves, so that rounding does not grow with the samples
+  const int64_t samples = arguments.noise.samples;
+  const auto drawn = row.drawn(), other = row.other_of_two();
+  const auto slope_at = slope(row, other.logit);
+  Vector total{};
+  for (int64_t first = 0; first < samples; first += kTogether) {
+    const int64_t end = first + kTogether < samples ? first + kTogether : samples;
+    Vector part{};
+    for (int64_t k = first; k < end; k += 4) {
+      alignas(kRegisterBytes) Real uniforms[4][Row::kLanes];
+      row.uniforms_of_two(k, uniforms);
+      for (int64_t i = 0; i < 4 && i < end - k; ++i) part += slope_at(Vector::load(uniforms[i]));
+    }
+    total += part;
+  }
+  const Real scale = inverse_of<Real>(arguments.tau) / Real(samples);
+  const Vector through_sample = total * (other.grad_one_hot - drawn.grad_one_hot) * scale;
+  const Vector pi = row.probability(other.logit), pi_drawn = row.probability(drawn.logit);
+  const Vector through_probs = pi * pi_drawn * (other.grad_probs - drawn.grad_probs);
+  const Vector gradient = through_sample + through_probs;
+  row.template write<0>([&](const auto&, auto*) { return gradient; });
+  row.set_drawn(Vector{} - gradient);
+}
+
+template <class Real>
+static void gumbel_rao_as(const BackwardArguments& arguments, int64_t begin, int64_t end, void* scratch) {
+  const AnyPower<Real> power{inverse_of<Real>(arguments.tau)};
+  if (arguments.logits.categories == 2 && arguments.tau == 1) {
+    // s_D s_j = a (a + u) / (2 a + u)^2, with a = pi_j (1 - u).
+    const auto slope = [](auto& row, const auto& logit) {
+      return [pi = row.probability(logit)](const auto& u) {
+        const auto a = pi * (Real(1) - u), b = a + u, c = a + b;
+        return a * b / (c * c);
+      };
+    };
+    for_each_vector_of_rows<Real>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });
+  } else if (arguments.logits.categories == 2) {
+    const auto slope = [&](auto& row, const auto& logit) {
+      return [&power, pi = power.probability(row, logit), factor = power.factor(row, logit)](const auto& u) {
+        const auto w = power.power(u / ((Real(1) - u) * pi)) * factor, whole = w + Real(1);
+        return w / (whole * whole);
+      };
+    };
+    for_each_vector_of_rows<Real>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });
+  } else if (arguments.tau == 1) {
+    backward_as<Real>(arguments, begin, end,
+                      [&](auto& row) { gumbel_rao(row, arguments, scratch, UnitPower<Real>{}); });
+  } else {
+    backward_as<Real>(arguments, begin, end, [&](auto& row) { gumbel_rao(row, arguments, scratch, power); });
+  }
+}
+
+static void gumbel_rao_backward(const BackwardArguments& arguments, int64_t begin, int64_t end, void* scratch) {
+  if (arguments.logits.values.dtype == DType::kFloat64) {
+    gumbel_rao_as<double>(arguments, begin, end, scratch);
+  } else {
+    gumbel_rao_as<float>(arguments, begin, end, scratch);
+  }
+}

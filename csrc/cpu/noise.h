@@ -1,0 +1,111 @@
+// Noise for estimators that need it element by element: Philox under a key of its own, by the contract. Included once
+// per level.
+
+// Where the noise of rows comes from: their numbers and keys.
+struct NoiseStream {
+  explicit NoiseStream(const Noise& noise) : noise_(noise) {}
+  uint64_t number(int64_t row) const { return uint64_t(noise_.row_offset) + uint64_t(row % noise_.rows_per_seed); }
+  uint64_t key(int64_t row) const {
+    return contract::noise_key(uint64_t(noise_.seeds[row / noise_.rows_per_seed]), uint64_t(noise_.offset));
+  }
+
+ private:
+  const Noise& noise_;
+};
+
+constexpr uint64_t kLow32 = 0xFFFFFFFFu;
+
+// Two registers of words, each in the low half of a 64-bit lane, as one of twice the lanes: even lanes, odd lanes.
+REINMAX_INLINE UInt32 interleave(SimdBits::Lanes even, SimdBits::Lanes odd) {
+  return bits_as<UInt32>((even & kLow32) | (odd << 32));
+}
+
+// u = (word / 2^9 + 1/2) / 2^23, exactly: never 0 or 1.
+REINMAX_INLINE Float noise_uniform(UInt32 word) {
+  return bits_as<Float>((word >> 9) | bits_as<uint32_t>(1.0f)) - (1.0f - 0x1p-24f);
+}
+
+REINMAX_INLINE void store_as(float* to, Float v) { store_register(to, v); }
+REINMAX_INLINE void store_as(double* to, Float v) {
+  const DoublePair wide = widen(v);
+  store_register(to, wide.low);
+  store_register(to + kRegisterLanes<double>, wide.high);
+}
+
+// The exponential variates -log u of a register of uniforms.
+REINMAX_INLINE void store_exponentials(float* to, Float u) { store_register(to, -log(u)); }
+REINMAX_INLINE void store_exponentials(double* to, Float u) {
+  const DoublePair wide = widen(u);
+  store_register(to, -log(wide.low));
+  store_register(to + kRegisterLanes<double>, -log(wide.high));
+}
+
+// Of rows as lanes.
+class RowNoise {
+ public:
+  void start_block(const Noise& noise, int64_t row, int64_t count) {
+    const NoiseStream stream(noise);
+    for (int64_t i = 0; i < kBlockRows; ++i) {
+      number_[i % 2][i / 2] = i < count ? stream.number(row + i) : 0;
+      key_[i % 2][i / 2] = i < count ? stream.key(row + i) : 0;
+    }
+  }
+
+  // The four words of the counter (c0, c1) for a register of rows, of which `lane` is the first.
+  template <class Use>
+  REINMAX_MEMBER void words(uint64_t c0, uint64_t c1, int lane, Use use) const {
+    const auto even = philox(c0, c1, 0, lane), odd = philox(c0, c1, 1, lane);
+    use(0, interleave(even.w0, odd.w0));
+    use(1, interleave(even.w1, odd.w1));
+    use(2, interleave(even.w2, odd.w2));
+    use(3, interleave(even.w3, odd.w3));
+  }
+
+ private:
+  REINMAX_MEMBER contract::Words<SimdBits> philox(uint64_t c0, uint64_t c1, int parity, int lane) const {
+    using Lanes = SimdBits::Lanes;
+    const auto number = load_register<Lanes>(&number_[parity][lane / 2]);
+    return contract::philox<SimdBits>({Lanes{} + c0, Lanes{} + c1, number, number >> 32},
+                                      load_register<Lanes>(&key_[parity][lane / 2]));
+  }
+
+  alignas(kRegisterBytes) uint64_t number_[2][kBlockRows / 2], key_[2][kBlockRows / 2];  // of even rows, of odd rows
+};
+
+// Of each 128 bits: the low (or high) 64 of `a`, then those of `b`.
+REINMAX_INLINE UInt32 unpack_low(SimdBits::Lanes a, SimdBits::Lanes b) {
+#if defined(REINMAX_LEVEL_AVX512)
+  return UInt32(__builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14));
+#elif defined(REINMAX_LEVEL_AVX2)
+  return UInt32(__builtin_shufflevector(a, b, 0, 4, 2, 6));
+#else
+  return UInt32(__builtin_shufflevector(a, b, 0, 2));
+#endif
+}
+
+REINMAX_INLINE UInt32 unpack_high(SimdBits::Lanes a, SimdBits::Lanes b) {
+#if defined(REINMAX_LEVEL_AVX512)
+  return UInt32(__builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15));
+#elif defined(REINMAX_LEVEL_AVX2)
+  return UInt32(__builtin_shufflevector(a, b, 1, 5, 3, 7));
+#else
+  return UInt32(__builtin_shufflevector(a, b, 1, 3));
+#endif
+}
+
+// Of one row, categories as lanes: exponential variates for categories [0, slots), whole packs.
+template <class Real>
+REINMAX_INLINE void row_exponentials(uint64_t number, uint64_t key, uint64_t sample, int64_t slots, Real* to) {
+  using Lanes = SimdBits::Lanes;
+  constexpr int kCounters = kRegisterLanes<uint64_t>, kElements = 4 * kCounters;
+  static_assert(Pack<Real>::kLanes % kElements == 0);
+  Lanes order{};  // counters in an order that unpacking undoes
+  for (int i = 0; i < kCounters; ++i) order[i] = i / 2 + i % 2 * (kCounters / 2);
+  const Lanes row = Lanes{} + number, keys = Lanes{} + key, samples = Lanes{} + sample;
+  for (int64_t j = 0; j < slots; j += kElements) {
+    const auto w = contract::philox<SimdBits>({order + uint64_t(j / 4), samples, row, row >> 32}, keys);
+    const auto first = SimdBits::Lanes(interleave(w.w0, w.w1)), second = SimdBits::Lanes(interleave(w.w2, w.w3));
+    store_exponentials(to + j, noise_uniform(unpack_low(first, second)));
+    store_exponentials(to + j + kElements / 2, noise_uniform(unpack_high(first, second)));
+  }
+}
