@@ -114,7 +114,8 @@ def gumbel_rao(logits, index, g, h, tau, samples=SAMPLES, **stream):
     """The mean over samples of J(softmax(G_k / tau)) g / tau, and J(pi) h."""
     logits, g, h = logits.double(), g.double(), h.double()
     noisy = gumbel_given_draw(logits.flatten(0, -2), index.flatten(), samples, **stream).unflatten(1, index.shape)
-    through_sample = jacobian_product((noisy / tau).softmax(-1), g.expand_as(noisy)).mean(0) / tau
+    s = (noisy / tau).softmax(-1)
+    through_sample = (s * (g - (s * g).sum(-1, keepdim=True))).mean(0) / tau
     return through_sample + jacobian_product(logits.softmax(-1), h)
 
 

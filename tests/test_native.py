@@ -91,6 +91,12 @@ def test_exp2_is_the_references_bit_for_bit(native):
     assert np.array_equal(native.exp2(t), contract.exp2(torch.from_numpy(t)).numpy())
 
 
+def test_log_of_every_uniform_is_within_a_place_and_a_half(native):
+    u = ((np.arange(2**23) + 0.5) * 2.0**-23).astype(np.float32)
+    truth = np.log(u.astype(np.float64))
+    assert (np.abs(native.log(u) - truth) <= 1.5 * np.spacing(np.abs(truth).astype(np.float32))).all()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_contract_vectors(native, level, case):
     seed, offset, row_offset = (int(v) for v in VECTORS[f"{case}_args"])

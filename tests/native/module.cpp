@@ -28,6 +28,8 @@ extern const Kernels kKernels;
 }
 #endif
 
+void float_logarithms(const float* v, int64_t n, float* result);  // logarithm.cpp
+
 namespace {
 
 // What the processor can run, and with AVX2 the AVX-512 text in halves.
@@ -166,6 +168,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   });
   m.def("multiply_high", [](uint64_t u, uint64_t v) { return contract::multiply_high(u, v); });
   m.def("exp2", py::vectorize([](float t) { return contract::exp2<0, Scalar>(t); }));
+  m.def("log", [](const py::array_t<float>& v) {
+    py::array_t<float> result(v.size());
+    float_logarithms(v.data(), v.size(), result.mutable_data());
+    return result;
+  });
   m.def("levels", [] {
     std::vector<std::string> names;
     for (const Kernels* kernels : tested_levels()) names.push_back(kernels->level);
