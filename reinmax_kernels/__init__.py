@@ -5,7 +5,8 @@ from importlib.metadata import version
 __version__ = version("reinmax_kernels")
 
 from .backends import backend, build_info
-from .categorical import gapped_straight_through, gumbel_rao, gumbel_softmax, reinmax, sample, straight_through
+from .categorical import gapped_straight_through, reinmax, sample, straight_through
+from .gumbel import gumbel_rao, gumbel_softmax
 
 __all__ = [
     "backend",
