@@ -49,10 +49,23 @@ SAMPLERS: dict[str, Callable[[Tensor], Tensor]] = {
     OURS: reinmax_kernels.sample,
     "softmax, multinomial": lambda logits: torch.multinomial(logits.softmax(-1), 1),
 }
+
+
+def _gapped_straight_through(*args: Any) -> Tensor:
+    return torch.ops.reinmax_kernels.gapped_straight_through_backward(*args, 1.0)
+
+
+def _gumbel_softmax(*args: Any) -> Tensor:
+    seed = torch.zeros(1, dtype=torch.int64, device=args[2].device)
+    return torch.ops.reinmax_kernels.gumbel_rao_backward(*args, seed, 0, 0, 1)
+
+
 # Take (grad_one_hot, grad_probs, logits, index, log_sum_exp, mask, tau).
 BACKWARDS: dict[str, Callable[..., Tensor]] = {
     "reinmax": torch.ops.reinmax_kernels.reinmax_backward,
     "straight_through": torch.ops.reinmax_kernels.straight_through_backward,
+    "gapped_straight_through": _gapped_straight_through,
+    "gumbel_softmax": _gumbel_softmax,
 }
 
 

@@ -72,11 +72,11 @@ class TestVae:
         assert not any(map(torch.equal, before, prepared.model.parameters()))
 
     def test_settings_are_the_papers(self):
-        average = {"ReinMax": 103.21, "ST": 116.72}
+        average = {"ReinMax": 103.21, "ST": 116.72, "STGS": 105.20, "GR-MCK": 107.06, "GST-1.0": 104.25}
         for estimator in mnist_vae.ESTIMATORS:
             published = [s.published for s in mnist_vae.SETTINGS if s.estimator == estimator]
             assert len(published) == len(mnist_vae.SIZES) == 6
-            assert np.mean(published) == pytest.approx(average[estimator], abs=0.005)
+            assert np.mean(published) == pytest.approx(average[estimator], abs=0.02)  # theirs of unrounded figures
 
     def test_pictures_have_the_size_of_images(self):
         for pictures in (mnist_vae.reconstruct(PAPER_SIZE[0], vae(), IMAGES.test), mnist_vae.decode_prior(vae())):
@@ -345,6 +345,7 @@ class TestCommands:
                 "on scikit-learn digits 8x8 (MNIST not found)",
                 "Published figures are the paper's",
             ],
+            "efficiency": ["GR-MCK 100, plain PyTorch", "0.8s 0.3GB", "quadratic", "vae"],
             "order": ["ReinMax", "Ralston, alpha = 2/3", "20 random problems"],
         }.items(),
     )
@@ -356,7 +357,7 @@ class TestCommands:
             assert part in printed
         suffixes = sorted(path.suffix for path in offline.iterdir() if path.is_file())
         assert suffixes == [".csv", ".json", ".png"]
-        if experiment != "order":
+        if experiment not in ("order", "efficiency"):
             assert command.main(arguments) == 0
             assert "was finished before" in capsys.readouterr().out
             assert command.main([*arguments, "--fresh"]) == 0

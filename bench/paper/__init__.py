@@ -4,10 +4,16 @@ import argparse
 
 from rich.console import Console
 
-from . import mnist_vae, order, polynomial, reinforce
+from . import efficiency, mnist_vae, order, polynomial, reinforce
 
 # Each module has `add_arguments(parser)` and `run(options, console)`; its docstring's first line is the help.
-EXPERIMENTS = {"polynomial": polynomial, "reinforce": reinforce, "mnist-vae": mnist_vae, "order": order}
+EXPERIMENTS = {
+    "polynomial": polynomial,
+    "reinforce": reinforce,
+    "mnist-vae": mnist_vae,
+    "order": order,
+    "efficiency": efficiency,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
