@@ -36,7 +36,7 @@ bench: install
 test: WORKERS := -n auto --maxprocesses 4 --dist worksteal
 test: install
 	$(BIN)/python -m pytest $(WORKERS)
-	TRITON_INTERPRET=0 $(BIN)/python -m pytest $(WORKERS) tests/compiled -m 'not slow'
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest $(WORKERS) tests/compiled tests/cuda_kernels -m 'not slow'
 
 lint: install
 	$(BIN)/ruff check .
