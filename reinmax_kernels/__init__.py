@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 __version__ = version("reinmax_kernels")
 
+from . import routing
 from .backends import backend, build_info
 from .categorical import gapped_straight_through, reinmax, sample, straight_through
 from .gumbel import gumbel_rao, gumbel_softmax
@@ -15,6 +16,7 @@ __all__ = [
     "gumbel_rao",
     "gumbel_softmax",
     "reinmax",
+    "routing",
     "sample",
     "straight_through",
 ]

@@ -39,11 +39,12 @@ def _backward_shape(_g: Tensor | None, _h: Tensor | None, logits: Tensor, *_: An
 # vmap rules: the batch becomes the leading dimension of the rows, and each entry of it has its own seeds.
 
 
-def _batch_first(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
+def batch_first(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
+    """With the batch leading; what has none is the same for every entry."""
     return tensor.expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def _mask_batch_first(mask: Tensor | None, dim: int | None, logits_ndim: int) -> Tensor | None:
+def mask_batch_first(mask: Tensor | None, dim: int | None, logits_ndim: int) -> Tensor | None:
     """An unbatched mask broadcasts as it is; a batched one needs its batch dimension where the logits have theirs."""
     if mask is None or dim is None:
         return mask
@@ -53,9 +54,9 @@ def _mask_batch_first(mask: Tensor | None, dim: int | None, logits_ndim: int) ->
 
 def _draw_vmap(op: OpOverload) -> Callable[..., Any]:
     def rule(info: Any, in_dims: Any, logits: Tensor, seed: Tensor, mask: Any, offset: int, row_offset: int) -> Any:
-        logits = _batch_first(logits, in_dims[0], info.batch_size)
-        seed = _batch_first(seed, in_dims[1], info.batch_size).reshape(-1)
-        outputs = op(logits, seed, _mask_batch_first(mask, in_dims[2], logits.ndim), offset, row_offset)
+        logits = batch_first(logits, in_dims[0], info.batch_size)
+        seed = batch_first(seed, in_dims[1], info.batch_size).reshape(-1)
+        outputs = op(logits, seed, mask_batch_first(mask, in_dims[2], logits.ndim), offset, row_offset)
         return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
 
     return rule
@@ -63,17 +64,19 @@ def _draw_vmap(op: OpOverload) -> Callable[..., Any]:
 
 def _backward_vmap(op: OpOverload) -> Callable[..., Any]:
     def rule(info: Any, in_dims: Any, *args: Any) -> Any:
-        def batch_first(tensors: Any, dims: Any) -> Any:
+        def tensors_first(tensors: Any, dims: Any) -> Any:
             pairs = zip(tensors, dims, strict=True)
-            return [_batch_first(t, dim, info.batch_size) if isinstance(t, Tensor) else t for t, dim in pairs]
+            return [batch_first(t, dim, info.batch_size) if isinstance(t, Tensor) else t for t, dim in pairs]
 
         mask, tau = args[5:7]
         mask_dim, tau_dim = in_dims[5:7]
         if tau_dim is not None:
             raise ValueError("tau: expected the same value for the whole batch of a vmap, got one for each entry")
-        rows = batch_first(args[:5], in_dims[:5])
-        mask = _mask_batch_first(mask, mask_dim, rows[2].ndim)
-        own = [value.flatten() if isinstance(value, Tensor) else value for value in batch_first(args[7:], in_dims[7:])]
+        rows = tensors_first(args[:5], in_dims[:5])
+        mask = mask_batch_first(mask, mask_dim, rows[2].ndim)
+        own = [
+            value.flatten() if isinstance(value, Tensor) else value for value in tensors_first(args[7:], in_dims[7:])
+        ]
         return op(*rows, mask, tau, *own), 0
 
     return rule
@@ -114,20 +117,21 @@ TABLE = {
 _library = torch.library.Library(NAMESPACE, "DEF")
 
 
-def _declare(name: str, overload: str) -> OpOverload:
-    schema, shape, vmap, _ = TABLE[name]
+def declare(name: str, op_of: Op, overload: str) -> OpOverload:
+    """Makes an overload of an op known to PyTorch, with all that serves it."""
+    schema, shape, vmap, _ = op_of
     qualified = name if overload == "default" else f"{name}.{overload}"
     _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
     for key, function in backends.implementations(name, overload).items():
         _library.impl(qualified, function, key)
-    _library.impl(qualified, torch.library.fallthrough_kernel, "Autograd")  # `Estimator` differentiates, not the op
+    _library.impl(qualified, torch.library.fallthrough_kernel, "Autograd")  # a Function differentiates, not the op
     torch.library.register_fake(f"{NAMESPACE}::{qualified}", shape, lib=_library)
     op: OpOverload = getattr(getattr(getattr(torch.ops, NAMESPACE), name), overload)
     torch.library.register_vmap(f"{NAMESPACE}::{qualified}", vmap(op), lib=_library)
     return op
 
 
-OPS = {overload: {name: _declare(name, overload) for name in TABLE} for overload in OVERLOADS}
+OPS = {overload: {name: declare(name, op, overload) for name, op in TABLE.items()} for overload in OVERLOADS}
 
 
 def _estimator(draw: OpOverload, product: OpOverload, noise: bool) -> type[torch.autograd.Function]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 MAX_CATEGORIES = 2**23
+MAX_EXPERTS = 1024
 _INT64_SPAN = 2**64
 _SEED_RANGE = 2**63 - 1  # the most that torch.randint takes
 
@@ -138,6 +139,40 @@ def sample_count(num_samples: int) -> int:
     if not 1 <= num_samples < 2**32:
         raise ValueError(f"num_samples: expected a value in [1, 2**32), got {num_samples}")
     return int(num_samples)
+
+
+def router_logits(logits: Tensor, k: int) -> Tensor:
+    """Logits [..., E] of which a router can choose k experts, after every check that needs no values."""
+    categories_last(logits, -1)
+    experts = logits.shape[-1]
+    if not 2 <= experts <= MAX_EXPERTS:
+        raise ValueError(f"logits: expected 2 to {MAX_EXPERTS} experts in the last dimension, got {experts}")
+    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt, numbers.Integral)):
+        raise TypeError(f"k: expected an int, got {type(k).__name__}")
+    if not 1 <= k <= experts:
+        raise ValueError(f"k: expected a value in [1, {experts}] for {experts} experts, got {k}")
+    return logits
+
+
+def expert_index(index: Tensor, num_experts: int) -> Tensor:
+    """An index of experts, after every check that needs no values."""
+    if not isinstance(index, Tensor):
+        raise TypeError(f"index: expected an int64 tensor, got {type(index).__name__}")
+    if index.dtype != torch.int64:
+        raise TypeError(f"index: expected an int64 tensor, got {_name(index.dtype)}")
+    if isinstance(num_experts, bool) or not isinstance(num_experts, (int, torch.SymInt, numbers.Integral)):
+        raise TypeError(f"num_experts: expected an int, got {type(num_experts).__name__}")
+    if num_experts < 1:
+        raise ValueError(f"num_experts: expected at least 1, got {num_experts}")
+    return index
+
+
+def require_experts(index: Tensor, num_experts: int) -> None:
+    """Raises ValueError for the first position of a list [..., M] that holds no expert."""
+    bad = (index < 0) | (index >= num_experts)
+    if bad.any():
+        at = tuple(bad.nonzero()[0].tolist())
+        raise ValueError(f"index: expected experts in [0, {num_experts}), got {index[at].item()} at position {at[-1]}")
 
 
 def invalid_row(logits: Tensor, mask: Tensor | None) -> ValueError:

@@ -79,6 +79,21 @@ struct BackwardArguments {
   void* grad_logits;  // [N, C] in the logits' dtype
 };
 
+// A router's rows: experts are the categories, kMostExperts at the most.
+constexpr int64_t kMostExperts = 1024;
+
+struct TopkRouterArguments {
+  Logits logits;
+  int64_t k;
+  bool sigmoid;            // of each logit, in place of the softmax of the row
+  bool normalize;          // the weights of a row sum to 1
+  int64_t* index;          // [N, k]: written by the forward, read by the backward, each in [0, E)
+  void* weight = nullptr;  // [N, k] in the logits' dtype
+  std::atomic<int64_t>* first_invalid_row = nullptr;
+  Rows grad_weight;             // of the backward
+  void* grad_logits = nullptr;  // [N, E] in the logits' dtype
+};
+
 // Bytes of scratch, aligned for double, that each thread brings to a draw.
 inline int64_t sample_scratch_bytes(int64_t categories) {
   constexpr int64_t kChunk = 1024;
@@ -98,6 +113,7 @@ inline int64_t backward_scratch_bytes(const BackwardArguments& arguments) {
 
 using Sample = void(const SampleArguments&, int64_t begin, int64_t end, void* scratch);
 using Backward = void(const BackwardArguments&, int64_t begin, int64_t end, void* scratch);
+using TopkRouter = void(const TopkRouterArguments&, int64_t begin, int64_t end);
 
 // The kernels of one SIMD level.
 struct Kernels {
@@ -107,6 +123,8 @@ struct Kernels {
   Backward* straight_through_backward;
   Backward* gapped_straight_through_backward;
   Backward* gumbel_rao_backward;
+  TopkRouter* topk_router;
+  TopkRouter* topk_router_backward;
 };
 
 // The levels this processor can run, the best last; and the one in use: the best, or what the environment variable

@@ -118,3 +118,11 @@ REINMAX_INLINE Elements<Real> logits_chunk(const Logits& logits, int64_t row, in
   apply_mask(logits.mask, row, first, n, buffer);
   return {buffer, dtype_of<Real>};
 }
+
+// The first of `n` elements that equals the value; the last where none before it does.
+template <class Real>
+REINMAX_INLINE int64_t first_equal(const Real* x, int64_t n, Real value) {
+  int64_t i = 0;
+  while (i + 1 < n && !(x[i] == value)) ++i;
+  return i;
+}

@@ -1,12 +1,15 @@
 """Plain PyTorch, readable beside the papers, on any device: the oracle that every other backend is tested against."""
 
+from .dispatch_plan import dispatch_plan
 from .gapped_straight_through import gapped_straight_through_backward
 from .gumbel_rao import gumbel_rao_backward
 from .reinmax import reinmax_backward
 from .sample import require_distributions, sample, sample_dense
 from .straight_through import straight_through_backward
+from .topk_router import topk_router, topk_router_backward
 
 __all__ = [
+    "dispatch_plan",
     "gapped_straight_through_backward",
     "gumbel_rao_backward",
     "reinmax_backward",
@@ -14,4 +17,6 @@ __all__ = [
     "sample",
     "sample_dense",
     "straight_through_backward",
+    "topk_router",
+    "topk_router_backward",
 ]
