@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.autograd.function import once_differentiable
 
-from .ops import OVERLOADS, Op, batch_first, declare
+from .ops import OVERLOADS, Op, batch_first, declare, mask_batch_first
 
 # Shape functions.
 
@@ -16,6 +16,13 @@ from .ops import OVERLOADS, Op, batch_first, declare
 def _chosen_shape(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     chosen = (*logits.shape[:-1], k)
     return logits.new_empty(chosen, dtype=torch.int64), logits.new_empty(chosen)
+
+
+def _sparse_mixer_shape(
+    logits: Tensor, _seed: Tensor | None, _mask: Tensor | None, _offset: int, _row_offset: int, k: int, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    index, weight = _chosen_shape(logits, k)
+    return index, weight, logits.new_empty(index.shape, dtype=torch.float64)
 
 
 def _topk_router_shape(logits: Tensor, k: int, *_: Any) -> tuple[Tensor, Tensor]:
@@ -45,7 +52,38 @@ def _tensors_first(op: OpOverload) -> Callable[..., Any]:
     return rule
 
 
+def _sparse_mixer_vmap(op: OpOverload) -> Callable[..., Any]:
+    def rule(info: Any, in_dims: Any, logits: Tensor, seed: Any, mask: Any, *settings: Any) -> Any:
+        logits = batch_first(logits, in_dims[0], info.batch_size)
+        if seed is not None:  # each entry has its own
+            seed = batch_first(seed, in_dims[1], info.batch_size).reshape(-1)
+        return op(logits, seed, mask_batch_first(mask, in_dims[2], logits.ndim), *settings), (0, 0, 0)
+
+    return rule
+
+
+def _sparse_mixer_backward_vmap(op: OpOverload) -> Callable[..., Any]:
+    def rule(info: Any, in_dims: Any, *args: Any) -> Any:
+        *tensors, mask, jitter_eps, scale = args
+        tensors = [batch_first(t, dim, info.batch_size) for t, dim in zip(tensors, in_dims, strict=False)]
+        return op(*tensors, mask_batch_first(mask, in_dims[4], tensors[1].ndim), jitter_eps, scale), 0
+
+    return rule
+
+
 TABLE = {
+    "sparse_mixer": Op(
+        "(Tensor logits, Tensor? seed, Tensor? mask, SymInt offset, SymInt row_offset, SymInt k, SymInt version, "
+        "float jitter_eps) -> (Tensor index, Tensor weight, Tensor log_sum_exp)",
+        _sparse_mixer_shape,
+        _sparse_mixer_vmap,
+    ),
+    "sparse_mixer_backward": Op(
+        "(Tensor grad_weight, Tensor logits, Tensor index, Tensor log_sum_exp, Tensor? mask, float jitter_eps, "
+        "float scale) -> Tensor",
+        _backward_shape,
+        _sparse_mixer_backward_vmap,
+    ),
     "topk_router": Op(
         "(Tensor logits, SymInt k, bool sigmoid, bool normalize) -> (Tensor index, Tensor weight)",
         _topk_router_shape,
@@ -75,6 +113,43 @@ def _gradient(ctx: Any, product: Callable[[Any, Tensor], Tensor], grad_weight: T
     return gradient
 
 
+def _sparse_mixer(ops: dict[str, OpOverload]) -> type[torch.autograd.Function]:
+    class SparseMixer(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(
+            logits: Tensor,
+            seed: Tensor | None,
+            mask: Tensor | None,
+            offset: int,
+            row_offset: int,
+            k: int,
+            version: int,
+            jitter_eps: float,
+        ) -> Any:
+            return ops["sparse_mixer"](logits, seed, mask, offset, row_offset, k, version, jitter_eps)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            logits, seed, mask, _, _, _, version, jitter_eps = inputs
+            index, _, log_sum_exp = output
+            ctx.save_for_backward(logits, index, log_sum_exp, mask)
+            # Version 1's estimator is twice the weight's own derivative, which it is where nothing is drawn.
+            ctx.settings = jitter_eps, 2.0 if version == 1 and seed is not None else 1.0
+            ctx.mark_non_differentiable(index, log_sum_exp)
+            ctx.set_materialize_grads(False)
+
+        @staticmethod
+        def backward(ctx: Any, _: None, grad_weight: Tensor | None, __: None) -> Any:
+            def product(ctx: Any, grad_weight: Tensor) -> Any:
+                return ops["sparse_mixer_backward"](grad_weight, *ctx.saved_tensors, *ctx.settings)
+
+            return _gradient(ctx, product, grad_weight), None, None, None, None, None, None, None
+
+    return SparseMixer
+
+
 def _topk_router(ops: dict[str, OpOverload]) -> type[torch.autograd.Function]:
     class TopkRouter(torch.autograd.Function):
         generate_vmap_rule = True
@@ -101,4 +176,5 @@ def _topk_router(ops: dict[str, OpOverload]) -> type[torch.autograd.Function]:
     return TopkRouter
 
 
+SPARSE_MIXER = {overload: _sparse_mixer(ops) for overload, ops in OPS.items()}
 TOPK_ROUTER = {overload: _topk_router(ops) for overload, ops in OPS.items()}

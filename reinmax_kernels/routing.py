@@ -1,11 +1,95 @@
 """Routers for mixture-of-experts layers: which experts a token goes to, and with what weight."""
 
+import torch
 from torch import Tensor
 
 from . import backends, router_ops, rows
 from .reference.sample import accumulate_dtype
 
 _SCORES = ("softmax", "sigmoid")
+
+
+def sparse_mixer(
+    logits: Tensor,
+    k: int = 1,
+    *,
+    version: int = 2,
+    jitter_eps: float = 0.1,
+    training: bool = True,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    offset: int = 0,
+    row_offset: int = 0,
+) -> tuple[Tensor, Tensor]:
+    r"""Send each token to an expert that is drawn, with a gradient for the choice: SparseMixer.
+
+    A router that takes the best expert learns from the weight alone: nothing tells it what the expert that was not
+    chosen would have done. Here the expert is drawn, and the gradient estimates that of the expectation over draws,
+    though a single expert runs. For a token with logits :math:`\theta`:
+
+    1. *Jitter mask.* With :math:`m = \max\theta`, experts with :math:`(m - \theta_i) / \max(|\theta_i|, m) >
+       2\epsilon` are left out. Without it a token would now and then be sent to an expert that is no match for it.
+    2. *Draw.* :math:`D \sim p = \mathrm{softmax}` of the logits that are left.
+    3. *Weight.* :math:`w = p_D` if D is the best expert, or if a uniform U exceeds c; else :math:`w = a\, p_D`. The
+       caller multiplies expert D's output by w.
+    4. *Gradient.* With :math:`g` that of w, the logits get :math:`s\, g\, p_D (e_D - p)`: the factor a is left out.
+
+    Version 1 has c = 1/2, a = 1/2 and s = 2. That half of the draws that are not the best run their expert at half the
+    weight is the midpoint method, a second-order solver like ReinMax's (Heun's): it asks for the loss half-way between
+    no expert and expert D. For experts linear in w, where the loss is :math:`w\, c_D`, the mean gradient is exactly
+    that of :math:`\sum_D p_D (p_D c_D)`, through choice and weight together. Version 2 (GRIN, Phi-3.5-MoE) has c = 3/4,
+    a = 0.3333 and s = 1, and, for k = 2, draws a second expert the same way among the others: steps 1 to 4 once more on
+    the logits with D at -inf. Its two weights do not sum to 1.
+
+    In eval mode the best expert is taken, the lower index among equals, and w = p_D with its own derivative (s = 1).
+
+    Args:
+        logits: of the gate, [..., E] with E from 2 to 1024, float16, bfloat16, float32 or float64, any strides. Never
+            written to. An expert of logit -inf is never chosen.
+        k: 1, or with version 2 also 2 experts a token.
+        version: 1 or 2.
+        jitter_eps: the mask's :math:`\epsilon`, finite and >= 0. 0 leaves only the best and their equals, 1 and more
+            leave all.
+        training: False is eval mode: nothing is drawn, and the generator is left alone.
+        mask, generator, seed, offset, row_offset: as in :func:`reinmax_kernels.sample`; the mask broadcasts to the
+            logits, True = allowed. A token's draws are numbers 0 and 1 of its row, its U numbers 2 and 3.
+
+    Returns:
+        `(index, weight)`: int64 [..., k] and weights [..., k] in the logits' dtype, computed in float32 for half types.
+        The weights are differentiable, once. Kept for the backward are the logits, and an index and a float64
+        log-sum-exp for each expert that was chosen.
+
+    Raises:
+        TypeError: logits no floating-point tensor; k no integer; a mask or seed of the wrong type.
+        ValueError: fewer than 2 or more than 1024 experts; an unknown version; k out of range, or 2 with version 1;
+            jitter_eps < 0; a mask or seed that does not fit; a generator of another device; on the CPU, a row that
+            holds NaN or +inf, or fewer than k experts above -inf (the first such row is named; on a GPU its weights are
+            NaN).
+
+    Source: Liu, Gao, Chen, "Sparse Backpropagation for MoE Training", 2023, and version 2: Liu et al., "GRIN:
+    GRadient-INformed MoE", 2024; its constants are those that the public models were trained with.
+    Differs from it: the mask is computed in float32 under half types, where public code rounds the logits' differences
+    and ratios, so that experts at its edge can differ; public code writes to the logits. The learned vector by which
+    version 1 multiplies the output is the caller's.
+    """
+    if version not in (1, 2):
+        raise ValueError(f"version: expected 1 or 2, got {version!r}")
+    rows.router_logits(logits, k)
+    if k > version:
+        raise ValueError(f"k: expected {'1' if version == 1 else '1 or 2'} with version {version}, got {k}")
+    router = router_ops.SPARSE_MIXER[backends.overload(logits.device)]
+    index, weight, _ = router.apply(
+        logits,
+        rows.seed_tensor(seed, generator, logits) if training else None,
+        rows.mask_categories_last(mask, logits, -1),
+        rows.int64_bits(offset, "offset"),
+        rows.int64_bits(row_offset, "row_offset"),
+        k,
+        version,
+        rows.jitter_value(jitter_eps),
+    )
+    return index, weight
 
 
 def topk_router(logits: Tensor, k: int, *, score: str = "softmax", normalize: bool = True) -> tuple[Tensor, Tensor]:

@@ -154,6 +154,15 @@ def router_logits(logits: Tensor, k: int) -> Tensor:
     return logits
 
 
+def jitter_value(jitter_eps: float) -> float:
+    """The jitter of a router as a float."""
+    if isinstance(jitter_eps, bool) or not isinstance(jitter_eps, (int, float, torch.SymFloat, numbers.Real)):
+        raise TypeError(f"jitter_eps: expected a real number, got {type(jitter_eps).__name__}")
+    if not 0 <= jitter_eps < math.inf:
+        raise ValueError(f"jitter_eps: expected a finite value >= 0, got {jitter_eps}")
+    return float(jitter_eps)
+
+
 def expert_index(index: Tensor, num_experts: int) -> Tensor:
     """An index of experts, after every check that needs no values."""
     if not isinstance(index, Tensor):
@@ -173,6 +182,22 @@ def require_experts(index: Tensor, num_experts: int) -> None:
     if bad.any():
         at = tuple(bad.nonzero()[0].tolist())
         raise ValueError(f"index: expected experts in [0, {num_experts}), got {index[at].item()} at position {at[-1]}")
+
+
+def require_experts_to_draw(logits: Tensor, mask: Tensor | None, valid: Tensor, k: int) -> None:
+    """Raises ValueError for the first row of logits [..., E] that has fewer than k experts to draw; `valid` [N] tells
+    which rows have a distribution.
+    """
+    if not valid.all():
+        raise invalid_row(logits, mask)
+    allowed = logits if mask is None else torch.where(mask, logits, -torch.inf)
+    drawable = (allowed != -torch.inf).reshape(-1, logits.shape[-1]).sum(-1)
+    if (drawable < k).any():
+        row = int((drawable < k).nonzero()[0])
+        raise ValueError(
+            f"logits: row {row} of {len(drawable)} has {int(drawable[row])} experts above -inf; "
+            f"expected at least k = {k}"
+        )
 
 
 def invalid_row(logits: Tensor, mask: Tensor | None) -> ValueError:

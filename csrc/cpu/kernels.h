@@ -94,6 +94,24 @@ struct TopkRouterArguments {
   void* grad_logits = nullptr;  // [N, E] in the logits' dtype
 };
 
+struct SparseMixerArguments {
+  Logits logits;
+  const int64_t* seeds = nullptr;  // none: the best experts are chosen, not drawn
+  int64_t rows_per_seed = 1;
+  int64_t offset = 0;
+  int64_t row_offset = 0;
+  int64_t k;        // 1 or 2
+  int version = 2;  // 1 or 2
+  double jitter_eps;
+  int64_t* index;          // [N, k]: written by the forward, read by the backward, each in [0, E)
+  double* log_sum_exp;     // [N, k], likewise
+  void* weight = nullptr;  // [N, k] in the logits' dtype
+  std::atomic<int64_t>* first_invalid_row = nullptr;
+  Rows grad_weight;  // of the backward
+  double scale = 1;
+  void* grad_logits = nullptr;  // [N, E] in the logits' dtype
+};
+
 // Bytes of scratch, aligned for double, that each thread brings to a draw.
 inline int64_t sample_scratch_bytes(int64_t categories) {
   constexpr int64_t kChunk = 1024;
@@ -113,6 +131,7 @@ inline int64_t backward_scratch_bytes(const BackwardArguments& arguments) {
 
 using Sample = void(const SampleArguments&, int64_t begin, int64_t end, void* scratch);
 using Backward = void(const BackwardArguments&, int64_t begin, int64_t end, void* scratch);
+using SparseMixer = void(const SparseMixerArguments&, int64_t begin, int64_t end);
 using TopkRouter = void(const TopkRouterArguments&, int64_t begin, int64_t end);
 
 // The kernels of one SIMD level.
@@ -123,6 +142,8 @@ struct Kernels {
   Backward* straight_through_backward;
   Backward* gapped_straight_through_backward;
   Backward* gumbel_rao_backward;
+  SparseMixer* sparse_mixer;
+  SparseMixer* sparse_mixer_backward;
   TopkRouter* topk_router;
   TopkRouter* topk_router_backward;
 };

@@ -1,5 +1,6 @@
 // The op table of reinmax_kernels/router_ops.py on CPU tensors, as ops.cpp is that of the estimators.
 #include <atomic>
+#include <cmath>
 #include <limits>
 #include <optional>
 #include <stdexcept>
@@ -43,6 +44,83 @@ Rows grad_rows(const Tensor& grad_weight, const RouterShape& shape, const Logits
   const Rows rows = rows_of(grad_weight, shape.chosen);
   require(rows.dtype == logits.values.dtype, "grad_weight: expected the logits' dtype");
   return rows;
+}
+
+// Names the first row that has fewer experts to draw than it has to.
+[[noreturn]] void throw_row_without_experts(const Logits& logits, int64_t row, int64_t rows, int64_t k) {
+  int64_t finite = 0, unusable = 0;
+  for (int64_t j = 0; j < logits.categories; ++j) {
+    const int64_t at = logits.mask.offset(row) + j * logits.mask.category_stride;
+    if (logits.mask.data != nullptr && !static_cast<const bool*>(logits.mask.data)[at]) continue;
+    const double value = value_at(logits.values, row, j);
+    finite += std::isfinite(float(value));
+    unusable += !std::isfinite(float(value)) && !(std::isinf(value) && value < 0);
+  }
+  if (unusable > 0 || finite == 0) throw_invalid_row(logits, row, rows);
+  throw std::invalid_argument("logits: row " + std::to_string(row) + " of " + std::to_string(rows) + " has " +
+                              std::to_string(finite) +
+                              " experts above -inf; expected at least k = " + std::to_string(k));
+}
+
+SparseMixerArguments mixer_arguments(const Tensor& logits, const std::optional<Tensor>& mask, const RouterShape& shape,
+                                     double jitter_eps) {
+  require(shape.chosen.back() <= 2, "k: expected 1 or 2");
+  require(jitter_eps >= 0 && std::isfinite(jitter_eps), "jitter_eps: expected a finite value >= 0");
+  SparseMixerArguments arguments;
+  arguments.logits = logits_of(logits, mask, shape);
+  arguments.k = shape.chosen.back();
+  arguments.jitter_eps = jitter_eps;
+  return arguments;
+}
+
+std::tuple<Tensor, Tensor, Tensor> sparse_mixer(const Tensor& logits_given, const std::optional<Tensor>& seed,
+                                                const std::optional<Tensor>& mask, int64_t offset, int64_t row_offset,
+                                                int64_t k, int64_t version, double jitter_eps) {
+  const RouterShape shape(logits_given, k);
+  require(version == 2 || (version == 1 && k == 1), "version: expected 2, or 1 with k = 1");
+  const Tensor logits = with_adjacent_categories(logits_given);
+  SparseMixerArguments arguments = mixer_arguments(logits, mask, shape, jitter_eps);
+  std::optional<Tensor> seeds;
+  if (seed) {
+    seeds = checked_seeds(*seed, shape);
+    arguments.seeds = seeds->const_data_ptr<int64_t>();
+    arguments.rows_per_seed = shape.rows / seeds->numel();
+  }
+  arguments.offset = offset;
+  arguments.row_offset = row_offset;
+  arguments.version = int(version);
+  Tensor index = empty(shape.chosen, ScalarType::Long);
+  Tensor weight = dense_output(logits, shape.chosen);
+  Tensor log_sum_exp = empty(shape.chosen, ScalarType::Double);
+  arguments.index = index.mutable_data_ptr<int64_t>();
+  arguments.weight = weight.mutable_data_ptr();
+  arguments.log_sum_exp = log_sum_exp.mutable_data_ptr<double>();
+  std::atomic<int64_t> invalid{kNone};
+  arguments.first_invalid_row = &invalid;
+  parallel_for_rows(shape, 1, 0,
+                    [&](int64_t begin, int64_t end, void*) { kernels().sparse_mixer(arguments, begin, end); });
+  if (invalid < shape.rows) throw_row_without_experts(arguments.logits, invalid, shape.rows, k);
+  return {index, weight, log_sum_exp};
+}
+
+Tensor sparse_mixer_backward(const Tensor& grad_weight, const Tensor& logits_given, const Tensor& index_given,
+                             const Tensor& log_sum_exp_given, const std::optional<Tensor>& mask, double jitter_eps,
+                             double scale) {
+  const RouterShape shape(logits_given, index_given.size(-1));
+  const Tensor logits = with_adjacent_categories(logits_given), index = checked_experts(index_given, shape);
+  require(log_sum_exp_given.scalar_type() == ScalarType::Double && log_sum_exp_given.numel() == index.numel(),
+          "log_sum_exp: expected float64, [..., k]");
+  const Tensor log_sum_exp = torch::stable::contiguous(log_sum_exp_given);
+  Tensor grad_logits = dense_output(logits, shape.sizes);
+  SparseMixerArguments arguments = mixer_arguments(logits, mask, shape, jitter_eps);
+  arguments.index = const_cast<int64_t*>(index.const_data_ptr<int64_t>());
+  arguments.log_sum_exp = const_cast<double*>(log_sum_exp.const_data_ptr<double>());
+  arguments.grad_weight = grad_rows(grad_weight, shape, arguments.logits);
+  arguments.scale = scale;
+  arguments.grad_logits = grad_logits.mutable_data_ptr();
+  parallel_for_rows(shape, 1, 0,
+                    [&](int64_t begin, int64_t end, void*) { kernels().sparse_mixer_backward(arguments, begin, end); });
+  return grad_logits;
 }
 
 std::tuple<Tensor, Tensor> topk_router(const Tensor& logits_given, int64_t k, bool sigmoid, bool normalize) {
@@ -124,6 +202,8 @@ std::tuple<Tensor, Tensor, Tensor> dispatch_plan(const Tensor& index_given, int6
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(reinmax_kernels, CPU, library) {
+  library.impl("sparse_mixer", TORCH_BOX(&sparse_mixer));
+  library.impl("sparse_mixer_backward", TORCH_BOX(&sparse_mixer_backward));
   library.impl("topk_router", TORCH_BOX(&topk_router));
   library.impl("topk_router_backward", TORCH_BOX(&topk_router_backward));
   library.impl("dispatch_plan", TORCH_BOX(&dispatch_plan));

@@ -6,7 +6,9 @@ constexpr double kLn2 = 0.693147180559945309417;
 struct BlockUniforms {
   alignas(kRegisterBytes) uint64_t chunk[kBlockRows], element[kBlockRows];
 
-  void draw(const SampleArguments& a, int64_t row, int64_t count) {
+  // `number`: of the draw, where a row makes several.
+  template <class Arguments>
+  void draw(const Arguments& a, int64_t row, int64_t count, uint64_t number = 0) {
     alignas(kRegisterBytes) uint64_t seeds[kBlockRows], numbers[kBlockRows];
     const int64_t group = row / a.rows_per_seed, within = row % a.rows_per_seed;
     const uint64_t first = uint64_t(a.row_offset) + uint64_t(within);
@@ -18,7 +20,7 @@ struct BlockUniforms {
     }
     using Lanes = SimdBits::Lanes;
     constexpr int kStep = kRegisterLanes<uint64_t>;
-    const Lanes offset = Lanes{} + uint64_t(a.offset);
+    const Lanes offset = Lanes{} + (uint64_t(a.offset) ^ number << 56);
     for (int i = 0; i < kBlockRows; i += kStep) {
       const auto seed = load_register<Lanes>(seeds + i), number = load_register<Lanes>(numbers + i);
       const auto u = contract::uniforms<SimdBits>(seed, number, offset);

@@ -5,6 +5,7 @@ from .gapped_straight_through import gapped_straight_through_backward
 from .gumbel_rao import gumbel_rao_backward
 from .reinmax import reinmax_backward
 from .sample import require_distributions, sample, sample_dense
+from .sparse_mixer import sparse_mixer, sparse_mixer_backward
 from .straight_through import straight_through_backward
 from .topk_router import topk_router, topk_router_backward
 
@@ -16,6 +17,8 @@ __all__ = [
     "require_distributions",
     "sample",
     "sample_dense",
+    "sparse_mixer",
+    "sparse_mixer_backward",
     "straight_through_backward",
     "topk_router",
     "topk_router_backward",
