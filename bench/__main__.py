@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import kernels, memory, paper, readme, scaling, static
+from . import kernels, memory, paper, readme, routers, scaling, static
 from .data import DataError
 from .paper.training import CheckpointError
 from .static.launches import UnavailableError
@@ -20,6 +20,7 @@ COMMANDS = {
     "kernels": kernels,
     "memory": memory,
     "scaling": scaling,
+    "routers": routers,
     "static": static,
     "paper": paper,
     "readme": readme,

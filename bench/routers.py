@@ -1,0 +1,110 @@
+"""How long the routers take, beside plain PyTorch that computes the same."""
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from reinmax_kernels import routing
+
+from . import cases, results, sparse_mixer
+from .cases import Case
+from .peers import OURS
+from .tables import Row, add_sections, table_of_cases, three_digits
+from .timer import Spread, ratio, take_turns
+
+PLAIN = "plain PyTorch"
+SECONDS, QUICK_SECONDS = 2.0, 0.05
+# A gate's tokens and experts, and how many of these a token goes to.
+CASES = {
+    Case("moe-8", 65536, 8, "router of Mixtral 8x7B"): (1, 2),
+    Case("moe-64", 16384, 64, "router of OLMoE"): (1, 2, 8),
+    Case("moe-256", 16384, 256, "router of DeepSeek-V3"): (8,),
+}
+QUICK_CASES = {Case("moe-8", 512, 8, "router of Mixtral 8x7B, few tokens"): (1, 2)}
+
+Calls = Mapping[str, Callable[[], object]]  # each peer's call, ours first
+
+
+def _sparse_mixer(logits: Tensor, k: int, grad: Tensor) -> Calls:
+    logits = logits.detach().requires_grad_()
+
+    def forward_backward(router: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(router(logits, k)[1], logits, grad)
+
+    return {OURS: forward_backward(routing.sparse_mixer), PLAIN: forward_backward(sparse_mixer.sparse_mixer)}
+
+
+def _topk_router(logits: Tensor, k: int, _: Tensor) -> Calls:
+    return {OURS: lambda: routing.topk_router(logits, k), "softmax().topk()": lambda: logits.softmax(-1).topk(k)}
+
+
+def _dispatch_plan(logits: Tensor, k: int, _: Tensor) -> Calls:
+    index, _ = routing.topk_router(logits, k)
+    flat = index.flatten()
+    return {
+        OURS: lambda: routing.dispatch_plan(index, logits.shape[-1]),
+        "argsort(stable=True)": lambda: flat.argsort(dim=-1, stable=True),
+    }
+
+
+# The works, and the most experts a token can go to in them.
+WORKS = {
+    "sparse_mixer, forward and backward": (_sparse_mixer, 2),
+    "topk_router, forward": (_topk_router, cases.MAX_CATEGORIES),
+    "dispatch_plan": (_dispatch_plan, cases.MAX_CATEGORIES),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", choices=cases.DTYPES, default="float32", help="of the logits (default: float32)")
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    torch.manual_seed(options.seed)
+    load = round(os.getloadavg()[0], 2)
+    rows: list[Row] = []
+    for case, ks in (QUICK_CASES if options.quick else CASES).items():
+        logits = torch.randn(case.rows, case.categories).to(getattr(torch, options.dtype))
+        for k in ks:
+            for work, (calls, most) in WORKS.items():
+                if k <= most:
+                    rows += _rows(case, k, work, calls(logits, k, torch.randn(case.rows, k).to(logits.dtype)), options)
+    for work in WORKS:
+        table = table_of_cases(work, ("ms (quartiles)", "x ours (quartiles)"))
+        add_sections(table, [row for row in rows if row["work"] == work], _cells)
+        console.print(table)
+    configuration = {"dtype": options.dtype, "quick": options.quick, "seed": options.seed, "load": load}
+    console.print(f"{options.dtype}, {torch.get_num_threads()} threads, load average {load}.", highlight=False)
+    results.save(options.output, "routers", configuration, rows)
+
+
+def _rows(case: Case, k: int, work: str, calls: Calls, options: argparse.Namespace) -> list[Row]:
+    times = take_turns(calls, QUICK_SECONDS if options.quick else SECONDS)
+    return [
+        {
+            "work": work,
+            "case": f"{case.name}, k = {k}",
+            "rows": case.rows,
+            "categories": case.categories,
+            "k": k,
+            "peer": peer,
+            **_spread("seconds", Spread.of(times[peer])),
+            **_spread("ratio", ratio(times[peer], times[OURS])),
+        }
+        for peer in calls
+    ]
+
+
+def _spread(name: str, spread: Spread) -> dict[str, float]:
+    return {name: spread.median, f"{name}_low": spread.low, f"{name}_high": spread.high}
+
+
+def _cells(row: Row) -> Sequence[str]:
+    def spell(name: str, scale: float) -> str:
+        return "{} ({}-{})".format(*(three_digits(scale * row[key]) for key in _spread(name, Spread(0, 0, 0))))
+
+    return spell("seconds", 1e3), spell("ratio", 1)
