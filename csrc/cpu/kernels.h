@@ -129,10 +129,17 @@ inline int64_t backward_scratch_bytes(const BackwardArguments& arguments) {
   return kArrays * elements * int64_t(sizeof(double));
 }
 
+// The same for a top-k router: a block of rows, and four experts more, which fill the last tile and what aligning
+// skips.
+inline int64_t topk_router_scratch_bytes(int64_t experts) {
+  constexpr int64_t kRows = 64, kMore = 4;
+  return (experts + kMore) * kRows * int64_t(sizeof(double));
+}
+
 using Sample = void(const SampleArguments&, int64_t begin, int64_t end, void* scratch);
 using Backward = void(const BackwardArguments&, int64_t begin, int64_t end, void* scratch);
 using SparseMixer = void(const SparseMixerArguments&, int64_t begin, int64_t end);
-using TopkRouter = void(const TopkRouterArguments&, int64_t begin, int64_t end);
+using TopkRouter = void(const TopkRouterArguments&, int64_t begin, int64_t end, void* scratch);
 
 // The kernels of one SIMD level.
 struct Kernels {

@@ -137,8 +137,9 @@ std::tuple<Tensor, Tensor> topk_router(const Tensor& logits_given, int64_t k, bo
   arguments.index = index.mutable_data_ptr<int64_t>();
   arguments.weight = weight.mutable_data_ptr();
   arguments.first_invalid_row = &invalid;
-  parallel_for_rows(shape, 1, 0,
-                    [&](int64_t begin, int64_t end, void*) { kernels().topk_router(arguments, begin, end); });
+  parallel_for_rows(
+      shape, 1, topk_router_scratch_bytes(shape.categories),
+      [&](int64_t begin, int64_t end, void* scratch) { kernels().topk_router(arguments, begin, end, scratch); });
   if (invalid < shape.rows) throw_invalid_row(arguments.logits, invalid, shape.rows);
   return {index, weight};
 }
@@ -156,8 +157,9 @@ Tensor topk_router_backward(const Tensor& grad_weight, const Tensor& logits_give
   arguments.index = const_cast<int64_t*>(index.const_data_ptr<int64_t>());
   arguments.grad_weight = grad_rows(grad_weight, shape, arguments.logits);
   arguments.grad_logits = grad_logits.mutable_data_ptr();
-  parallel_for_rows(shape, 1, 0,
-                    [&](int64_t begin, int64_t end, void*) { kernels().topk_router_backward(arguments, begin, end); });
+  parallel_for_rows(shape, 1, 0, [&](int64_t begin, int64_t end, void*) {
+    kernels().topk_router_backward(arguments, begin, end, nullptr);
+  });
   return grad_logits;
 }
 

@@ -48,121 +48,112 @@ struct ChosenExperts {
   }
 };
 
-// What a row has to hold, besides a number above -inf: neither NaN nor +inf.
+// Chooses for a block of rows whose lanes are rows at any number of experts: a search within a row would wait for its
+// last comparison each time. A taken expert becomes NaN, which is larger than nothing.
 template <class Real>
-REINMAX_INLINE auto usable(const Pack<Real>& x) {
-  return x <= std::numeric_limits<Real>::max();
-}
-
-// Few experts: lanes are rows. A taken expert becomes NaN, which is larger than nothing.
-template <class Real>
-static void choose_few(const TopkRouterArguments& a, int64_t row, int64_t count, Block<Real>& x,
-                       ChosenExperts<Real>& chosen) {
+class TopkBlock {
   using Vector = Pack<Real>;
-  const int64_t experts = a.logits.categories;
-  alignas(kRegisterBytes) Real best[kBlockRows], at[kBlockRows], unusable[kBlockRows];
-  read_block(a.logits.values, nullptr, row, count, experts, x);
-  for (int lane = 0; lane < count; lane += Vector::kLanes) {
-    const auto zero = Vector::broadcast(0), one = Vector::broadcast(1);
-    Vector largest = Vector::broadcast(kMinusInfinity<Real>), bad = zero;
-    for (int64_t j = 0; j < experts; ++j) {
-      const Vector v = Vector::load(&x[j][lane]);
-      largest = maximum(v, largest);
-      bad = select(usable(v), bad, one);
-    }
-    select(largest > kMinusInfinity<Real>, bad, one).store(unusable + lane);
-    if (!a.sigmoid && !a.normalize) {
-      Vector total = zero;
-      for (int64_t j = 0; j < experts; ++j) total += Simd<Real>::exp(Vector::load(&x[j][lane]) - largest);
-      total.store(chosen.total + lane);
-    }
+
+ public:
+  TopkBlock(const TopkRouterArguments& arguments, void* scratch)
+      : a_(arguments), experts_(arguments.logits.categories) {
+    std::memset(scratch, 0, size_t(topk_router_scratch_bytes(experts_)));
+    const auto address = reinterpret_cast<uintptr_t>(scratch);
+    x_ = reinterpret_cast<Real*>((address + kRegisterBytes - 1) / kRegisterBytes * kRegisterBytes);
+    std::memset(four_, 0, sizeof(four_));
   }
-  for (int64_t i = 0; i < count; ++i) {
-    if (unusable[i] != 0) report_invalid_row(*a.first_invalid_row, row + i);
-  }
-  for (int64_t s = 0; s < a.k; ++s) {
-    for (int lane = 0; lane < count; lane += Vector::kLanes) {
-      Vector largest = Vector::broadcast(kMinusInfinity<Real>), expert = Vector::broadcast(-1);
-      for (int64_t j = 0; j < experts; ++j) {
-        const Vector v = Vector::load(&x[j][lane]);
-        const auto better = v > largest;
-        largest = select(better, v, largest);
-        expert = select(better, Vector::broadcast(Real(j)), expert);
+
+  void choose(int64_t row, int64_t count, ChosenExperts<Real>& chosen) {
+    turn(row, count);
+    const bool over_row = !a_.sigmoid && !a_.normalize;
+    for (int64_t s = 0; s < a_.k; ++s) {
+      for (int lane = 0; lane < count; lane += Vector::kLanes) {
+        if (s > 0) {
+          find<false>(lane);
+        } else {
+          find<true>(lane);
+          if (over_row) sum_over_row(lane, chosen);
+        }
       }
-      largest.store(best + lane);
-      expert.store(at + lane);
+      for (int64_t i = 0; i < count; ++i) take(row, i, s, chosen);
     }
     for (int64_t i = 0; i < count; ++i) {
-      int64_t j = int64_t(at[i]);
-      if (j < 0) {  // none is left but those of logit -inf
-        for (j = 0; j + 1 < experts && !(x[j][i] == kMinusInfinity<Real>);) ++j;
-      }
-      a.index[(row + i) * a.k + s] = j;
-      chosen.logit[i * a.k + s] = best[i];
-      x[j][i] = std::numeric_limits<Real>::quiet_NaN();
+      if (unusable_[i] != 0) report_invalid_row(*a_.first_invalid_row, row + i);
     }
   }
-}
 
-// Many experts: one row after the other, lanes are experts.
-template <class Real>
-static void choose_many(const TopkRouterArguments& a, int64_t row, int64_t count, Real* x,
-                        ChosenExperts<Real>& chosen) {
-  using Vector = Pack<Real>;
-  const int64_t experts = a.logits.categories;
-  const int64_t padded = (experts + Vector::kLanes - 1) / Vector::kLanes * Vector::kLanes;
-  const auto largest_left = [&] {
-    Vector largest = Vector::broadcast(kMinusInfinity<Real>);
-    for (int64_t j = 0; j < padded; j += Vector::kLanes) largest = maximum(Vector::load(x + j), largest);
-    return REINMAX_LEVEL::largest(largest);
-  };
-  for (int64_t i = 0; i < count; ++i) {
-    read_row(a.logits.values, row + i, 0, experts, x);
-    for (int64_t j = experts; j < padded; ++j) x[j] = kMinusInfinity<Real>;
-    const Real best = largest_left();
-    Vector bad{}, total{};
-    for (int64_t j = 0; j < padded; j += Vector::kLanes) {
-      const Vector v = Vector::load(x + j);
-      bad = select(usable(v), bad, Vector::broadcast(1));
-      if (!a.sigmoid && !a.normalize) total += Simd<Real>::exp(v - best);
-    }
-    if (largest(bad) != 0 || !(best > kMinusInfinity<Real>)) report_invalid_row(*a.first_invalid_row, row + i);
-    chosen.total[i] = sum(total);
-    for (int64_t s = 0; s < a.k; ++s) {
-      const Real value = s == 0 ? best : largest_left();
-      const int64_t j = first_equal(x, experts, value);
-      a.index[(row + i) * a.k + s] = j;
-      chosen.logit[i * a.k + s] = value;
-      x[j] = std::numeric_limits<Real>::quiet_NaN();
+ private:
+  Real* expert(int64_t j) const { return x_ + j * kBlockRows; }
+
+  // The rows as [expert][row]. Experts that fill the last tile are written, and never looked at.
+  void turn(int64_t row, int64_t count) {
+    for (int64_t i = 0; i < count; i += kTile) {
+      for (int64_t t = 0; t < kTile && i + t < count; ++t)
+        read_row(a_.logits.values, row + i + t, 0, experts_, four_[t]);
+      for (int64_t j = 0; j < experts_; j += kTile) transpose_tile(&four_[0][j], kChunk, expert(j) + i, kBlockRows);
     }
   }
-}
+
+  // The largest logit that is left, and its expert; -1 where none is but of logit -inf. The first time, also whether
+  // the row can be used: it holds a number above -inf, and neither NaN nor +inf.
+  template <bool kFirst>
+  void find(int lane) {
+    const auto zero = Vector::broadcast(0), one = Vector::broadcast(1);
+    Vector largest = Vector::broadcast(kMinusInfinity<Real>), at = Vector::broadcast(-1), bad = zero;
+    for (int64_t j = 0; j < experts_; ++j) {
+      const Vector v = Vector::load(expert(j) + lane);
+      const auto better = v > largest;
+      largest = select(better, v, largest);
+      at = select(better, Vector::broadcast(Real(j)), at);
+      if constexpr (kFirst) bad = select(v <= std::numeric_limits<Real>::max(), bad, one);
+    }
+    largest.store(best_ + lane);
+    at.store(at_ + lane);
+    if constexpr (kFirst) select(largest > kMinusInfinity<Real>, bad, one).store(unusable_ + lane);
+  }
+
+  void sum_over_row(int lane, ChosenExperts<Real>& chosen) const {
+    const Vector largest = Vector::load(best_ + lane);
+    Vector total{};
+    for (int64_t j = 0; j < experts_; ++j) total += Simd<Real>::exp(Vector::load(expert(j) + lane) - largest);
+    total.store(chosen.total + lane);
+  }
+
+  void take(int64_t row, int64_t i, int64_t s, ChosenExperts<Real>& chosen) {
+    int64_t j = int64_t(at_[i]);
+    if (j < 0) {
+      for (j = 0; j + 1 < experts_ && !(expert(j)[i] == kMinusInfinity<Real>);) ++j;
+    }
+    a_.index[(row + i) * a_.k + s] = j;
+    chosen.logit[i * a_.k + s] = best_[i];
+    expert(j)[i] = std::numeric_limits<Real>::quiet_NaN();
+  }
+
+  const TopkRouterArguments& a_;
+  const int64_t experts_;
+  Real* x_;  // [E, kBlockRows], aligned
+  alignas(kRegisterBytes) Real best_[kBlockRows], at_[kBlockRows], unusable_[kBlockRows];
+  alignas(kRegisterBytes) Real four_[kTile][kChunk];
+};
 
 template <class Real>
-static void topk_router_as(const TopkRouterArguments& a, int64_t begin, int64_t end) {
-  const int64_t experts = a.logits.categories;
+static void topk_router_as(const TopkRouterArguments& a, int64_t begin, int64_t end, void* scratch) {
   ChosenExperts<Real> chosen;
-  alignas(kRegisterBytes) Block<Real> x;  // or one row
-  static_assert(sizeof(x) >= kMostExperts * sizeof(Real));
-  std::memset(x, 0, sizeof(x));
+  TopkBlock<Real> block(a, scratch);
   for (int64_t row = begin, step = chosen.rows_at_once(a.k); row < end; row += step) {
     const int64_t count = end - row < step ? end - row : step;
-    if (experts <= kFewCategories) {
-      choose_few(a, row, count, x, chosen);
-    } else {
-      choose_many(a, row, count, &x[0][0], chosen);
-    }
+    block.choose(row, count, chosen);
     chosen.weigh(a, count);
     const DType dtype = a.logits.values.dtype;
     write(chosen.weight, dtype, count * a.k, static_cast<char*>(a.weight) + row * a.k * size_of(dtype));
   }
 }
 
-static void topk_router(const TopkRouterArguments& a, int64_t begin, int64_t end) {
+static void topk_router(const TopkRouterArguments& a, int64_t begin, int64_t end, void* scratch) {
   if (a.logits.values.dtype == DType::kFloat64) {
-    topk_router_as<double>(a, begin, end);
+    topk_router_as<double>(a, begin, end, scratch);
   } else {
-    topk_router_as<float>(a, begin, end);
+    topk_router_as<float>(a, begin, end, scratch);
   }
 }
 
@@ -215,7 +206,7 @@ static void topk_router_backward_as(const TopkRouterArguments& a, int64_t begin,
   }
 }
 
-static void topk_router_backward(const TopkRouterArguments& a, int64_t begin, int64_t end) {
+static void topk_router_backward(const TopkRouterArguments& a, int64_t begin, int64_t end, void*) {
   if (a.logits.values.dtype == DType::kFloat64) {
     topk_router_backward_as<double>(a, begin, end);
   } else {
