@@ -39,8 +39,8 @@ def sparse_mixer(
     weight is the midpoint method, a second-order solver like ReinMax's (Heun's): it asks for the loss half-way between
     no expert and expert D. For experts linear in w, where the loss is :math:`w\, c_D`, the mean gradient is exactly
     that of :math:`\sum_D p_D (p_D c_D)`, through choice and weight together. Version 2 (GRIN, Phi-3.5-MoE) has c = 3/4,
-    a = 0.3333 and s = 1, and, for k = 2, draws a second expert the same way among the others: steps 1 to 4 once more on
-    the logits with D at -inf. Its two weights do not sum to 1.
+    a = 0.3333 and s = 1, after Heun's third-order method, and, for k = 2, draws a second expert the same way among the
+    others: steps 1 to 4 once more on the logits with D at -inf. Its two weights do not sum to 1.
 
     In eval mode the best expert is taken, the lower index among equals, and w = p_D with its own derivative (s = 1).
 
@@ -70,8 +70,8 @@ def sparse_mixer(
     Source: Liu, Gao, Chen, "Sparse Backpropagation for MoE Training", 2023, and version 2: Liu et al., "GRIN:
     GRadient-INformed MoE", 2024; its constants are those that the public models were trained with.
     Differs from it: the mask is computed in float32 under half types, where public code rounds the logits' differences
-    and ratios, so that experts at its edge can differ; public code writes to the logits. The learned vector by which
-    version 1 multiplies the output is the caller's.
+    and ratios, so that experts at its edge can differ. The learned vector by which version 1 multiplies the output is
+    the caller's.
     """
     if version not in (1, 2):
         raise ValueError(f"version: expected 1 or 2, got {version!r}")
@@ -85,7 +85,7 @@ def sparse_mixer(
         rows.mask_categories_last(mask, logits, -1),
         rows.int64_bits(offset, "offset"),
         rows.int64_bits(row_offset, "row_offset"),
-        k,
+        int(k),
         version,
         rows.jitter_value(jitter_eps),
     )
@@ -125,7 +125,7 @@ def topk_router(logits: Tensor, k: int, *, score: str = "softmax", normalize: bo
     if score not in _SCORES:
         raise ValueError(f"score: expected one of {', '.join(_SCORES)}; got {score!r}")
     router = router_ops.TOPK_ROUTER[backends.overload(rows.router_logits(logits, k).device)]
-    index, weight = router.apply(logits, k, score == "sigmoid", bool(normalize))
+    index, weight = router.apply(logits, int(k), score == "sigmoid", bool(normalize))
     return index, weight
 
 
@@ -212,5 +212,5 @@ def dispatch_plan(index: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tens
     """
     flat = rows.expert_index(index, num_experts).flatten()
     op = router_ops.OPS[backends.overload(index.device)]["dispatch_plan"]
-    counts, order, inverse = op(flat, num_experts)
+    counts, order, inverse = op(flat, int(num_experts))
     return counts, order, inverse

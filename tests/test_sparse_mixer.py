@@ -443,13 +443,17 @@ def test_only_small_tensors_are_kept_beside_the_logits(backend):
 # A real model's router.
 
 
-def test_phi_moe_in_eval_mode(backend):
-    modeling = pytest.importorskip("transformers.models.phimoe.modeling_phimoe")
-    logits = torch.randn(500, 16)
-    ours = step(routing.sparse_mixer, logits, 2, training=False)
-    leaf = logits.clone().requires_grad_()
-    weight, index = modeling.sparsemixer(leaf * 1, jitter_eps=0.1, training=False)
-    weight.backward(torch.linspace(-1, 2, weight.numel()).view_as(weight))
-    assert torch.equal(ours[0], index)
-    close(ours[1], weight.detach(), 1e-6)
-    close(ours[2], leaf.grad, 1e-6)
+@pytest.mark.parametrize("jitter_eps", [0.01, 0.1, 0.5])
+def test_phi_moe_in_eval_mode(backend, jitter_eps):
+    modeling = pytest.importorskip("transformers.models.phimoe.modeling_phimoe", reason="no transformers")
+    config = modeling.PhimoeConfig(hidden_size=24, num_local_experts=16, router_jitter_noise=jitter_eps)
+    router, tokens = modeling.PhimoeTopKRouter(config).eval(), torch.randn(500, 24)
+    with torch.no_grad():
+        router.weight.normal_()
+    logits, expected_weight, expected_index = router(tokens)
+    arriving = torch.linspace(-1, 2, expected_weight.numel()).view_as(expected_weight)
+    (expected,) = torch.autograd.grad(expected_weight, logits, arriving)
+    index, weight, grad = step(routing.sparse_mixer, logits, 2, jitter_eps=jitter_eps, training=False)
+    assert torch.equal(index, expected_index)
+    close(weight, expected_weight.detach(), 1e-6)
+    close(grad, expected, 1e-6)
