@@ -457,3 +457,62 @@ def test_phi_moe_in_eval_mode(backend, jitter_eps):
     assert torch.equal(index, expected_index)
     close(weight, expected_weight.detach(), 1e-6)
     close(grad, expected, 1e-6)
+
+
+# The ops by themselves: the public functions check first, but without them nothing may be read outside of the tensors.
+
+
+def refused(op, given, change, message):
+    with pytest.raises(ValueError, match=message):
+        router_ops.OPS["default"][op](*(given | change).values())
+
+
+kernels_only = pytest.mark.skipif(
+    reinmax_kernels.backends.native is None, reason="the reference leaves these checks to PyTorch"
+)
+
+
+@kernels_only
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logits": torch.zeros(6, 1)}, "logits: expected 2 to 1024 experts"),
+        ({"logits": torch.zeros(6, 1025)}, "logits: expected 2 to 1024 experts"),
+        ({"logits": torch.zeros(6, 5).bool()}, "logits: expected floating-point numbers"),
+        ({"seed": torch.arange(4)}, "seed: expected int64 seeds whose number divides the rows"),
+        ({"mask": torch.ones(6, 4).bool()}, "expected a tensor that broadcasts to the logits' shape"),
+        ({"mask": torch.ones(6, 5)}, "mask: expected a boolean tensor"),
+        ({"k": 0}, r"k: expected a value in \[1, E\]"),
+        ({"k": 3}, "k: expected 1 or 2"),
+        ({"version": 1, "k": 2}, "version: expected 2, or 1 with k = 1"),
+        ({"version": 3}, "version: expected 2, or 1 with k = 1"),
+        ({"jitter_eps": -0.1}, "jitter_eps: expected a finite value >= 0"),
+        ({"jitter_eps": torch.nan}, "jitter_eps: expected a finite value >= 0"),
+    ],
+)
+def test_the_kernel_refuses_to_draw_outside_of_its_tensors(change, message):
+    given = {"logits": torch.zeros(6, 5), "seed": torch.arange(3), "mask": None, "offset": 0, "row_offset": 0}
+    refused("sparse_mixer", given | {"k": 1, "version": 2, "jitter_eps": 0.1}, change, message)
+
+
+@kernels_only
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(({"index": torch.full((6, 2), j)}, "index: expected experts in") for j in (-1, 5, 2**40)),
+        ({"index": torch.zeros(5, 2).long()}, "index: expected int64"),
+        ({"index": torch.zeros(6, 2).int()}, "index: expected int64"),
+        ({"index": torch.zeros(6, 6).long()}, r"k: expected a value in \[1, E\]"),
+        ({"grad_weight": torch.ones(6, 3)}, "expected a tensor that broadcasts"),
+        ({"grad_weight": torch.ones(6, 2).double()}, "grad_weight: expected the logits' dtype"),
+        ({"log_sum_exp": torch.zeros(6, 2)}, "log_sum_exp: expected float64"),
+        ({"log_sum_exp": torch.zeros(6, 1).double()}, "log_sum_exp: expected float64"),
+    ],
+)
+def test_the_kernels_refuse_a_backward_outside_of_their_tensors(change, message):
+    index = torch.zeros(6, 2).long()
+    given = {"grad_weight": torch.ones(6, 2), "logits": torch.zeros(6, 5), "index": index}
+    own = {"log_sum_exp": index.double(), "mask": None, "jitter_eps": 0.1, "scale": 1.0}
+    refused("sparse_mixer_backward", given | own, change, message)
+    if "log_sum_exp" not in change:
+        refused("topk_router_backward", given | {"sigmoid": False, "normalize": True}, change, message)
