@@ -30,21 +30,20 @@ REINMAX_INLINE void store_draw_values(const Pack<double>& v, float* to) {
   for (int i = 0; i < Pack<double>::kLanes; ++i) to[i] = draw_value(lanes[i]);
 }
 
-// Of some rows, what one draw leaves: the experts, their probabilities and log-sum-exps.
+// Of a block of rows, what all their draws leave: as it lies in memory, so that it is written at once.
 template <class Real>
-struct MixerResult {
-  alignas(kRegisterBytes) int64_t index[kBlockRows];
-  alignas(kRegisterBytes) double log_sum_exp[kBlockRows];
-  Real weight[kBlockRows];
+struct MixerResults {
+  static constexpr int kMost = 2 * kBlockRows;
+  int64_t index[kMost];
+  double log_sum_exp[kMost];
+  Real weight[kMost];
 
-  void write(const SparseMixerArguments& a, int64_t row, int64_t count, int64_t draw) const {
+  void write(const SparseMixerArguments& a, int64_t row, int64_t count) const {
     const DType dtype = a.logits.values.dtype;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = (row + i) * a.k + draw;
-      a.index[at] = index[i];
-      a.log_sum_exp[at] = log_sum_exp[i];
-      REINMAX_LEVEL::write(weight + i, dtype, 1, static_cast<char*>(a.weight) + at * size_of(dtype));
-    }
+    const int64_t first = row * a.k, n = count * a.k;
+    std::memcpy(a.index + first, index, n * sizeof(int64_t));
+    std::memcpy(a.log_sum_exp + first, log_sum_exp, n * sizeof(double));
+    REINMAX_LEVEL::write(weight, dtype, n, static_cast<char*>(a.weight) + first * size_of(dtype));
   }
 };
 
@@ -75,9 +74,9 @@ class MixerFew {
       leave_out();
       weigh_block(near_, a_.logits.categories, block_);
       choose(row, count, draw);
-      finish(count);
-      result_.write(a_, row, count, draw);
+      finish(count, draw);
     }
+    results_.write(a_, row, count);
   }
 
  private:
@@ -113,30 +112,32 @@ class MixerFew {
       }
     }
     if (a_.seeds != nullptr) {
-      choose_in_block(block_, a_.logits.categories, result_.index);
+      choose_in_block(block_, a_.logits.categories, index_);
     } else {
-      for (int64_t i = 0; i < count; ++i) result_.index[i] = int64_t(best_[i]);
+      for (int64_t i = 0; i < count; ++i) index_[i] = int64_t(best_[i]);
     }
   }
 
   // Weighs the experts that were drawn, and takes them away.
-  void finish(int64_t count) {
+  void finish(int64_t count, int64_t draw) {
     if constexpr (kDouble) {
-      for (int64_t i = 0; i < count; ++i) result_.log_sum_exp[i] = largest_[i] + std::log(total_[i]);
+      for (int64_t i = 0; i < count; ++i) log_sum_exp_[i] = largest_[i] + std::log(total_[i]);
     } else {
-      log_sum_exps(block_.max, block_.total, count, result_.log_sum_exp);
+      log_sum_exps(block_.max, block_.total, count, log_sum_exp_);
     }
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t drawn = result_.index[i];
+      const int64_t drawn = index_[i], at = i * a_.k + draw;
       Real& x = x_[drawn][i];
       const bool is_best = a_.seeds == nullptr || drawn == int64_t(best_[i]);
       Real probability;
       if constexpr (kDouble) {
-        probability = std::exp(x - result_.log_sum_exp[i]);
+        probability = std::exp(x - log_sum_exp_[i]);
       } else {
         probability = block_.weights[drawn][i] / float(block_.total[i]);
       }
-      result_.weight[i] = probability * mixer_factor<Real>(a_, is_best, is_best ? 0 : uniforms_.factor.chunk[i]);
+      results_.index[at] = drawn;
+      results_.log_sum_exp[at] = log_sum_exp_[i];
+      results_.weight[at] = probability * mixer_factor<Real>(a_, is_best, is_best ? 0 : uniforms_.factor.chunk[i]);
       x = kMinusInfinity<Real>;
     }
   }
@@ -148,7 +149,9 @@ class MixerFew {
   alignas(kRegisterBytes) Real largest_[kBlockRows], best_[kBlockRows], total_[kBlockRows];
   BlockDraw block_;
   MixerUniforms uniforms_;
-  MixerResult<Real> result_;
+  alignas(kRegisterBytes) int64_t index_[kBlockRows];
+  double log_sum_exp_[kBlockRows];
+  MixerResults<Real> results_;
 };
 
 // Many experts: one row after the other, lanes are experts.
@@ -173,15 +176,17 @@ class MixerMany {
       for (int64_t draw = 0; draw < a_.k; ++draw) choose(row, i, draw);
     }
     for (int64_t draw = 0; draw < a_.k; ++draw) {
-      if constexpr (!kDouble) log_sum_exps(largest_[draw], sums_[draw], count, results_[draw].log_sum_exp);
-      results_[draw].write(a_, row, count, draw);
+      if constexpr (kDouble) break;
+      double log_sum_exp[kBlockRows];
+      log_sum_exps(largest_[draw], sums_[draw], count, log_sum_exp);
+      for (int64_t i = 0; i < count; ++i) results_.log_sum_exp[i * a_.k + draw] = log_sum_exp[i];
     }
+    results_.write(a_, row, count);
   }
 
  private:
   void choose(int64_t row, int64_t i, int64_t draw) {
-    const int64_t experts = a_.logits.categories;
-    MixerResult<Real>& result = results_[draw];
+    const int64_t experts = a_.logits.categories, at = i * a_.k + draw;
     Vector running = Vector::broadcast(kMinusInfinity<Real>), total{};
     for (int64_t j = 0; j < padded_; j += Vector::kLanes) running = maximum(Vector::load(x_ + j), running);
     const Real best = largest(running);
@@ -193,9 +198,9 @@ class MixerMany {
     const float max = float(best);
     const Elements<float> near{near_, DType::kFloat32};
     weigh(near, [&](int64_t j) { return Pack<float>::load(near_ + j); }, experts, max, chunk_, weights_);
-    result.index[i] = 0;
+    int64_t& drawn = results_.index[at];
+    drawn = 0;
     if (!(chunk_.sum > 0)) return report_invalid_row(*a_.first_invalid_row, row + i);
-    int64_t& drawn = result.index[i];
     if (a_.seeds == nullptr) {
       drawn = first_equal(x_, experts, best);
     } else {
@@ -205,14 +210,14 @@ class MixerMany {
     const bool is_best = a_.seeds == nullptr || (x_[drawn] == best && first_equal(x_, drawn + 1, best) == drawn);
     Real probability;
     if constexpr (kDouble) {
-      result.log_sum_exp[i] = best + std::log(sum(total));
-      probability = std::exp(x_[drawn] - result.log_sum_exp[i]);
+      results_.log_sum_exp[at] = best + std::log(sum(total));
+      probability = std::exp(x_[drawn] - results_.log_sum_exp[at]);
     } else {
       largest_[draw][i] = max;
       sums_[draw][i] = chunk_.sum;
       probability = weights_[drawn] / float(chunk_.sum);
     }
-    result.weight[i] = probability * mixer_factor<Real>(a_, is_best, is_best ? 0 : uniforms_[draw].factor.chunk[i]);
+    results_.weight[at] = probability * mixer_factor<Real>(a_, is_best, is_best ? 0 : uniforms_[draw].factor.chunk[i]);
     x_[drawn] = kMinusInfinity<Real>;
   }
 
@@ -226,7 +231,7 @@ class MixerMany {
   alignas(kRegisterBytes) double sums_[kDraws][kBlockRows];
   ChunkWeights chunk_;
   MixerUniforms uniforms_[kDraws];
-  MixerResult<Real> results_[kDraws];
+  MixerResults<Real> results_;
 };
 
 template <class Mixer>
