@@ -1,7 +1,6 @@
-// SparseMixer (Liu, Gao, Chen, 2023; version 2: Liu et al., GRIN, 2024), forward: of each row, experts far below the
-// best are left out, one is drawn from the softmax of the others, and weighed by its probability; where another than
-// the best was drawn, often by a part of it. The second expert is had the same way without the first. Included once per
-// level.
+// SparseMixer (Liu, Gao, Chen, 2023; version 2: GRIN, 2024), forward: experts far below the best of a row are left out,
+// one of the others is drawn, and weighed by its probability or by a part of it; the second expert is had the same way
+// without the first. Included once per level.
 
 // -inf where (largest - x) / max(|x|, largest) exceeds the limit. 0 / 0 and what is not finite exceed nothing.
 template <class Real>
