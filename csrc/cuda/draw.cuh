@@ -6,12 +6,40 @@
 
 namespace reinmax_kernels::cuda {
 
+// A 64-bit lane of the contract as two registers, of which what is not used is not computed.
+struct TwoWords {
+  uint32_t low, high;
+
+  __device__ __forceinline__ TwoWords(uint32_t low, uint32_t high) : low(low), high(high) {}
+  __device__ __forceinline__ TwoWords(uint64_t x) : low(uint32_t(x)), high(uint32_t(x >> 32)) {}
+  __device__ __forceinline__ operator uint64_t() const { return uint64_t{high} << 32 | low; }
+
+  __device__ __forceinline__ TwoWords operator^(TwoWords x) const { return {low ^ x.low, high ^ x.high}; }
+  __device__ __forceinline__ TwoWords operator|(TwoWords x) const { return {low | x.low, high | x.high}; }
+  __device__ __forceinline__ TwoWords operator&(uint32_t x) const { return {low & x, 0}; }
+  __device__ __forceinline__ TwoWords operator+(uint32_t x) const { return {low + x, 0}; }  // without a carry
+  __device__ __forceinline__ TwoWords operator>>(int) const { return {high, 0}; }           // by 32
+  __device__ __forceinline__ TwoWords operator<<(int) const { return {0, low}; }            // by 32
+};
+
+struct TwoWordLane {
+  using Lanes = TwoWords;
+  static __device__ __forceinline__ Lanes multiply_low(Lanes a, Lanes b) {
+    return {a.low * b.low, __umulhi(a.low, b.low)};
+  }
+};
+
 using Uniforms = contract::Uniforms<contract::OneLane>;
+
+// Of a row by its number in the stream of a seed.
+__device__ __forceinline__ Uniforms uniforms(uint64_t seed, uint64_t number, uint64_t offset) {
+  const auto of_row = contract::uniforms<TwoWordLane>(seed, number, offset);
+  return {of_row.chunk, of_row.element};
+}
 
 __device__ __forceinline__ Uniforms uniforms(const SampleArguments& arguments, int64_t row) {
   const int64_t seed = arguments.rows_per_seed.divide(row), number = row - seed * arguments.rows_per_seed.value();
-  return contract::uniforms<contract::OneLane>(uint64_t(__ldg(arguments.seeds + seed)),
-                                               arguments.row_offset + uint64_t(number), arguments.offset);
+  return uniforms(uint64_t(__ldg(arguments.seeds + seed)), arguments.row_offset + uint64_t(number), arguments.offset);
 }
 
 // These numbers of some rows of one chunk, in shared memory, where neighbouring threads compute each of them once and

@@ -14,8 +14,13 @@ constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
 // The same number, as one that the compiler knows nothing about: what depends on it inside a loop it does not compute
 // ahead of the loop, to hold it all the while in registers.
-__device__ __forceinline__ int within_loop(int number) {
-  asm volatile("" : "+r"(number));
+template <class Integer>
+__device__ __forceinline__ Integer within_loop(Integer number) {
+  if constexpr (sizeof(Integer) == 8) {
+    asm volatile("" : "+l"(number));
+  } else {
+    asm volatile("" : "+r"(number));
+  }
   return number;
 }
 

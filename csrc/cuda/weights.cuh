@@ -66,16 +66,34 @@ __device__ __forceinline__ float half_weight(float x, float reference) {
   return __uint_as_float(__float_as_uint(value) + (__float_as_uint(rounded) << 23));
 }
 
+// An integer weight as bits: those of a multiple of 2^22 and of a rest in [-2^21, 2^21], each above those of 0.
+struct WeightBits {
+  static constexpr unsigned kHighZero = 0x56400000, kLowZero = 0x4B400000;  // of the magic numbers
+  unsigned high, low;
+
+  __device__ __forceinline__ WeightBits(float half_weight) {
+    constexpr float kHigh = 0x1.8p45f;  // its last place is 2^22
+    constexpr float kLow = contract::kRoundingMagic;
+    const float shifted = __fmaf_rn(half_weight, 2.0f, kHigh);
+    const float rest = __fmaf_rn(half_weight, 2.0f, (kHigh + kLow) - shifted);
+    high = __float_as_uint(shifted);
+    low = __float_as_uint(rest);
+  }
+};
+
+__device__ __forceinline__ uint64_t integer_weight(float half_weight) {
+  constexpr uint64_t kZero = (uint64_t{WeightBits::kHighZero} << 22) + WeightBits::kLowZero;
+  const WeightBits bits(half_weight);
+  return (uint64_t{bits.high} << 22) + bits.low - kZero;
+}
+
 // The sum of at most 1024 integer weights, of which one may be the largest there is: 32 bits hold both parts.
 class WeightSum {
  public:
   __device__ __forceinline__ void add(float half_weight) {
-    constexpr float kHigh = 0x1.8p45f;  // its last place is 2^22
-    constexpr float kLow = contract::kRoundingMagic;
-    const float shifted = __fmaf_rn(half_weight, 2.0f, kHigh);
-    const float rest = __fmaf_rn(half_weight, 2.0f, -(shifted - (kHigh + kLow)));  // in [-2^21, 2^21], above kLow
-    high_ += __float_as_uint(shifted);
-    low_ += __float_as_uint(rest);
+    const WeightBits bits(half_weight);
+    high_ += bits.high;
+    low_ += bits.low;
   }
 
   // Over a warp.
@@ -88,20 +106,14 @@ class WeightSum {
 
   // After so many additions.
   __device__ __forceinline__ uint64_t total(int additions) const {
-    const int high = int(high_ - unsigned(additions) * kHighBits), low = int(low_ - unsigned(additions) * kLowBits);
+    const int high = int(high_ - unsigned(additions) * WeightBits::kHighZero);
+    const int low = int(low_ - unsigned(additions) * WeightBits::kLowZero);
     return uint64_t((int64_t(high) << 22) + low);
   }
 
  private:
-  static constexpr unsigned kHighBits = 0x56400000, kLowBits = 0x4B400000;  // of kHigh and kLow
   unsigned high_ = 0, low_ = 0;
 };
-
-__device__ __forceinline__ uint64_t integer_weight(float half_weight) {
-  WeightSum sum;
-  sum.add(half_weight);
-  return sum.total(1);
-}
 
 // Over the threads of a group up to this one; `rank` is a thread's number in its group.
 __device__ __forceinline__ uint64_t inclusive_sum(uint64_t x, int rank, int threads) {
