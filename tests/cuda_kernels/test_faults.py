@@ -46,6 +46,8 @@ SHORT, MEDIUM, LONG = draws((40, 10)), draws((2, 1000)), draws((4, 2500))
 PARTS = draws((1, 40 * 1024), processors=132)
 REINMAX = "reinmax_backward"
 WORKS = {
+    "few": draws((300, 4)),
+    "an odd number of few": draws((301, 2)),
     "short": SHORT,
     "medium": MEDIUM,
     "long": LONG,
@@ -77,6 +79,7 @@ FAULTS = {
     # The end of a row.
     "tail of a chunk": ("long", OUTSIDE, "warp_chunk.cuh", "j < count_)", "j <= count_)"),
     "tail of a gradient": ("medium gradient", OUTSIDE, "backward_medium.cuh", "access < acc", "access <= acc"),
+    "last row": ("an odd number of few", OUTSIDE, "sample_few.cuh", "first + 1 == rows;", "first + 1 > rows;"),
     "last element": ("medium gradient", WRONG, "upstream.cuh", "return j < categories", "return j < categories - 1"),
     # What is read.
     "mask": ("masked", WRONG, "row.cuh", "allowed[e] ?", "!allowed[e] ?"),
@@ -87,6 +90,8 @@ FAULTS = {
     "seed's words": ("short", WRONG, "../contract.h", "key0 = key, key1 = key >> 32", "key0 = key >> 32, key1 = key"),
     "row's words": ("short", WRONG, "../contract.h", "({row, row >> 32,", "({row >> 32, row,"),
     "uniform's words": ("short", WRONG, "../contract.h", "| w.w3 << 32", "| w.w1 << 32"),
+    "own prefix sum": ("few", WRONG, "sample_few.cuh", "through[e - 1] <=", "through[e] <="),
+    "row of a thread": ("an odd number of few", WRONG, "sample_few.cuh", "uint64_t(first + r)", "uint64_t(first)"),
     "lane left out": ("medium", WRONG, "weights.cuh", "distance = 1; distance", "distance = 2; distance"),
     # Sums and formulas.
     "lane of a sum": ("short gradient", WRONG, "row.cuh", "distance > 0;", "distance > 1;"),

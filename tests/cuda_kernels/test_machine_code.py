@@ -13,7 +13,7 @@ ARCHITECTURES = pytest.mark.parametrize("architecture", [90, *OTHERS])
 LEAST_OCCUPANCY = 0.5
 WIDE = 128  # bits
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-CATEGORIES = [10, 64, 1024, 4096, 32768]
+CATEGORIES = [4, 8, 10, 64, 1024, 4096, 32768]
 
 
 def sample(device, x):
@@ -62,7 +62,7 @@ def test_no_kernel_uses_local_memory(build_for, architecture):
 @pytest.mark.parametrize("path", PATHS)
 def test_half_of_the_threads_are_resident(build_for, path, architecture):
     for dtype in DTYPES:
-        for rows, categories in [(512, each) for each in (*CATEGORIES, 1001)] + [(4, 2**20)]:
+        for rows, categories in [(512, each) for each in (2, *CATEGORIES, 1001)] + [(4, 2**20)]:
             for launch, kernel in launches(build_for(architecture), path, rows, categories, dtype):
                 found = kernel.occupancy(launch.block[0], launch.shared_bytes).fraction
                 assert found >= LEAST_OCCUPANCY, (launch, dtype)
