@@ -28,7 +28,7 @@ inline int64_t looping_warps(const Logits& logits, int elements_of_warp) {
   constexpr int kMostLoops = 8;
   const int64_t most = ceil_divide(logits.categories, elements_of_warp), least = ceil_divide(most, kMostLoops);
   const int64_t occupying = ceil_divide(int64_t{2 * kOccupyingWarps} * processors(), logits.rows);
-  return std::min<int64_t>({kLongWarps, most, std::max(least, occupying)});
+  return std::min<int64_t>({kLongBackwardWarps, most, std::max(least, occupying)});
 }
 
 template <class Estimator, class T, bool kTempered>

@@ -63,7 +63,7 @@ enum class Step { kAll, kSum, kWrite };
 
 // kAway: the gradient is known without sums but at the drawn category, which alone is left to write then.
 template <class Estimator, class T, int kWidth, bool kTempered, bool kAway>
-__global__ void __launch_bounds__(kLongWarps * 32, 2)
+__global__ void __launch_bounds__(kLongBackwardWarps * 32, 2)
     backward_long_kernel(const BackwardArguments arguments, Warps warps, Parts parts, Step step) {
   using Real = Computed<T>;
   const int categories = int(arguments.logits.categories);

@@ -5,7 +5,7 @@
 
 namespace reinmax_kernels::cuda {
 
-constexpr int kLongWarps = 16;  // of a block
+constexpr int kLongBackwardWarps = 16;  // of a block
 
 // The parts of a row, each of so many elements, and memory for their sums: arrays [rows, count].
 struct Parts {
@@ -19,7 +19,8 @@ constexpr int kMostParts = 128;  // of a row, for each block reads the sums of a
 
 inline Parts parts_of(const Logits& logits, void* sums) {
   const int64_t units = ceil_divide(logits.categories, kPartUnit);
-  const int64_t least = ceil_divide(units, kMostParts), occupying = blocks_per_part(logits.rows, units, kLongWarps);
+  const int64_t least = ceil_divide(units, kMostParts),
+                occupying = blocks_per_part(logits.rows, units, kLongBackwardWarps);
   const int elements = int(kPartUnit * (occupying > least ? occupying : least));
   return {int(ceil_divide(logits.categories, elements)), elements, sums};
 }
