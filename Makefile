@@ -51,16 +51,18 @@ sanitize: install
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/test_native.py
 
 # On a machine with a GPU, beside the torch that is there: `make gpu PYTHON=python`. The CUDA kernels are built where nvcc
-# is found. Memory and races are checked where compute-sanitizer is found; times go to bench/results.
+# is found. Memory and races are checked where compute-sanitizer is found; times go to bench/results: as the ops are
+# called, and replayed from CUDA graphs.
 gpu:
 	$(PYTHON) cuda_toolkit.py
-	$(PYTHON) -m pip install --quiet --no-build-isolation --editable '.[bench,test]'
+	$(PYTHON) -m pip install --quiet --no-build-isolation --editable '.[bench,gpu]'
 	$(PYTHON) -m reinmax_kernels
-	TRITON_INTERPRET=0 $(PYTHON) -m pytest tests/gpu
+	TRITON_INTERPRET=0 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses 16 --dist worksteal tests/gpu
 	if command -v compute-sanitizer > /dev/null; then for tool in memcheck racecheck; do \
 		TRITON_INTERPRET=0 compute-sanitizer --tool $$tool --error-exitcode 1 \
 			$(PYTHON) -m pytest tests/gpu -k 'contract_vectors and case2' || exit 1; done; fi
 	TRITON_INTERPRET=0 $(PYTHON) -m bench kernels --device cuda
+	TRITON_INTERPRET=0 $(PYTHON) -m bench kernels --device cuda --graphs --output bench/results/graphs
 
 # Without the CUDA kernels and with them, for all GPUs; each is tried in a fresh environment.
 wheel: install

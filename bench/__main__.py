@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from . import kernels, memory, paper, readme, routers, scaling, static
+from .cases import OptionsError
 from .data import DataError
 from .paper.training import CheckpointError
 from .static.launches import UnavailableError
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.width = PLAIN_WIDTH
     try:
         options.run(options, console)
-    except (DataError, CheckpointError, UnavailableError) as error:
+    except (CheckpointError, DataError, OptionsError, UnavailableError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -13,6 +13,10 @@ GRADIENTS = {"one-hot": 1, "both": 2}  # how many arrive
 MAX_CATEGORIES = 2**23  # the library's own limit
 
 
+class OptionsError(RuntimeError):
+    """Options that don't go together."""
+
+
 @dataclass(frozen=True)
 class Case:
     name: str

@@ -15,7 +15,7 @@ import reinmax_kernels
 
 from . import cases, results
 from .cases import Case
-from .peers import FRESH_LIMIT, LIMIT, WORKS, Operands, Work, failure
+from .peers import LIMITS, WORKS, Operands, Work, captured, failure
 from .tables import Row, add_sections, table_of_cases, three_digits
 from .timer import Spread, page_faults, ratio, take_turns
 
@@ -27,12 +27,20 @@ QUICK_SECONDS = 0.2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     cases.add_arguments(parser)
     cases.add_shapes_argument(parser)
+    parser.add_argument(
+        "--graphs",
+        action="store_true",
+        help="time the replays of CUDA graphs: the kernels, without what it costs to call them from Python",
+    )
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
+    if options.graphs and options.device != "cuda":
+        raise cases.OptionsError("--graphs: needs --device cuda")
     torch.manual_seed(options.seed)  # the peers draw from the global generator
     chosen = cases.chosen(options)
-    configuration = cases.configuration(options) | {"load": round(os.getloadavg()[0], 2)}  # what else keeps it busy
+    configuration = cases.configuration(options) | {"graphs": options.graphs}
+    configuration["load"] = round(os.getloadavg()[0], 2)  # what else keeps the machine busy
     rows = measure(chosen, options, console)
     for name, work in WORKS.items():
         console.print(_table(work, [row for row in rows if row["work"] == name]))
@@ -54,17 +62,19 @@ def measure(chosen: Sequence[Case], options: argparse.Namespace, console: Consol
             operands = Operands.random(case, options, generator)
             for name in WORKS:
                 progress.update(task, description=f"{case.name}: {name}")
-                rows += _rows(case, name, operands, QUICK_SECONDS if options.quick else SECONDS)
+                rows += _rows(case, name, operands, QUICK_SECONDS if options.quick else SECONDS, options.graphs)
                 progress.advance(task)
     return rows
 
 
-def _rows(case: Case, name: str, operands: Operands, seconds: float) -> list[Row]:
+def _rows(case: Case, name: str, operands: Operands, seconds: float, graphs: bool) -> list[Row]:
     work = WORKS[name]
     calls = work.calls(operands)
     ours, *others = calls
     failures = {peer: reason for peer in others if (reason := failure(calls[peer]))}
     available = {peer: call for peer, call in calls.items() if peer not in failures}
+    if graphs:
+        available = {peer: captured(call) for peer, call in available.items()}
     synchronise = torch.cuda.synchronize if operands.rows.is_cuda else lambda: None
     times = take_turns(available, seconds, synchronise=synchronise)
 
@@ -89,9 +99,8 @@ def _rows(case: Case, name: str, operands: Operands, seconds: float) -> list[Row
             "ratio_low": times_ours.low,
             "ratio_high": times_ours.high,
             "bytes": work.traffic(operands),
-            "of_limit": ratio(times[LIMIT], times[peer]).median,
-            "of_fresh_limit": ratio(times[FRESH_LIMIT], times[peer]).median if FRESH_LIMIT in times else None,
-            "page_faults": page_faults(calls[peer]),
+            **({} if operands.rows.is_cuda else {"page_faults": page_faults(calls[peer])}),
+            **{share: ratio(times[limit], times[peer]).median for limit, share in LIMITS.items() if limit in times},
         }
 
     return [row(peer) for peer in calls]
@@ -107,37 +116,48 @@ def geometric_means(rows: Iterable[Row], key: str) -> dict[str, float]:
 
 
 def _table(work: Work, rows: Sequence[Row]) -> Table:
-    headings = ("ms (quartiles)", "x ours", "GB/s", "of limit", "of fresh", "page faults")
+    shares = [share for share in LIMITS.values() if any(share in row for row in rows)]
+    counts = [count for count in ("page_faults",) if any(count in row for row in rows)]
+    headings = ["ms (quartiles)", "x ours", "GB/s", *(name.replace("_", " ") for name in (*shares, *counts))]
     table = table_of_cases(work.title, headings)
-    add_sections(table, rows, _cells)
+
+    def cells(row: Row) -> Sequence[str]:
+        milliseconds = [three_digits(1e3 * row[key]) for key in ("seconds", "seconds_low", "seconds_high")]
+        return (
+            milliseconds[0] if row["rounds"] == 1 else "{} ({}-{})".format(*milliseconds),
+            three_digits(row["ratio"]),
+            three_digits(row["bytes"] / row["seconds"] / 1e9),
+            *(_percent(row[share]) for share in shares),
+            *(str(row[count]) for count in counts),
+        )
+
+    add_sections(table, rows, cells)
     if len({row["case"] for row in rows}) > 1:
-        _add_means(table, rows)
+        _add_means(table, rows, shares)
     return table
 
 
-def _cells(row: Row) -> Sequence[str]:
-    milliseconds = [three_digits(1e3 * row[key]) for key in ("seconds", "seconds_low", "seconds_high")]
-    return (
-        milliseconds[0] if row["rounds"] == 1 else "{} ({}-{})".format(*milliseconds),
-        three_digits(row["ratio"]),
-        three_digits(row["bytes"] / row["seconds"] / 1e9),
-        _percent(row["of_limit"]),
-        _percent(row["of_fresh_limit"]),
-        str(row["page_faults"]),
-    )
-
-
-def _add_means(table: Table, rows: Sequence[Row]) -> None:
+def _add_means(table: Table, rows: Sequence[Row], shares: Sequence[str]) -> None:
     table.add_section()
-    ratios, of_limit, of_fresh = (geometric_means(rows, key) for key in ("ratio", "of_limit", "of_fresh_limit"))
+    ratios, *means = (geometric_means(rows, key) for key in ("ratio", *shares))
     labels = iter(["geometric", "means"])
     for peer, mean in ratios.items():
-        shares = _percent(of_limit[peer]), _percent(of_fresh.get(peer))
-        table.add_row(next(labels, ""), peer, "", three_digits(mean), "", *shares)
+        table.add_row(next(labels, ""), peer, "", three_digits(mean), "", *(_percent(share[peer]) for share in means))
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{three_digits(100 * share)}%"
+def _percent(share: float) -> str:
+    return f"{three_digits(100 * share)}%"
+
+
+_OF_THE_CPU = (
+    "The fresh limit writes to memory had anew, as results are: what lies between is page faults. reinmax_kernels asks "
+    "for larger pages and leaves a large one-hot's zeros unwritten, so it can be faster; they are mapped when they are "
+    "first read."
+)
+_OF_A_GPU = (
+    "The copy moves as many bytes, half of them each way. What is called again and again stays in the GPU's cache if "
+    "it is small."
+)
 
 
 def _legend(configuration: Mapping[str, object], chosen: Sequence[Case]) -> str:
@@ -149,10 +169,8 @@ def _legend(configuration: Mapping[str, object], chosen: Sequence[Case]) -> str:
             *(f"{case.name} ({case.shape}): {case.source}" for case in chosen),
             "Times are medians (quartiles) over rounds in which all take turns; x ours: how many times as long as the "
             "first, round by round. GB/s are of the least that has to move.",
-            "The limit moves the same bytes and computes next to nothing, in memory that is there already. The fresh "
-            "limit writes to memory had anew, as results are: what lies between is page faults. reinmax_kernels "
-            "asks for larger pages and leaves a large one-hot's zeros unwritten, so it can be faster; they are mapped "
-            "when they are first read.",
+            "The limit moves the same bytes and computes next to nothing, in memory that is there already. "
+            + (_OF_A_GPU if configuration["device"] == "cuda" else _OF_THE_CPU),
             "; ".join(f"{key} {value}" for key, value in facts.items() if value != "") + ".",
         ]
     )
@@ -164,7 +182,7 @@ def _figure(rows: Sequence[Row]) -> Figure:
         for peer in dict.fromkeys(row["peer"] for row in rows if row["work"] == name):
             timed = [row for row in rows if (row["work"], row["peer"]) == (name, peer) and "seconds" in row]
             rates = [row["bytes"] / row["seconds"] / 1e9 for row in timed]
-            axes.plot([row["case"] for row in timed], rates, "_" if peer in (LIMIT, FRESH_LIMIT) else "o", label=peer)
+            axes.plot([row["case"] for row in timed], rates, "_" if peer in LIMITS else "o", label=peer)
         axes.set(title=work.title, ylabel="GB/s", yscale="log")
         axes.tick_params("x", rotation=30)
         axes.legend(fontsize="small")

@@ -20,9 +20,13 @@ from reinmax_kernels.rows import tau_tensor
 from .cases import GRADIENTS, Case
 
 OURS = "reinmax_kernels"
+OURS_IN_TRITON = "the same in Triton"  # on a GPU, where our own are the CUDA kernels if they were built
 PACKAGE = "reinmax (PyPI)"
+SOFTMAX = "softmax, no draw"  # what every estimator computes at the least
 LIMIT = "limit"
 FRESH_LIMIT = "limit, fresh memory"
+COPY = "copy of as many bytes"
+LIMITS = {LIMIT: "of_limit", FRESH_LIMIT: "of_fresh", COPY: "of_copy"}  # and how the shares of them are called
 ROW_STATE_BYTES = 16  # a row's index (int64) and log-sum-exp (float64), which the forward leaves to the backward
 
 
@@ -37,13 +41,14 @@ def _compiled_package() -> Callable[..., tuple[Tensor, ...]]:
     return torch.compile(reinmax.reinmax, dynamic=False)
 
 
-# Logits and tau to outputs that carry a gradient, of which the first is the one-hot.
+# Logits and tau to outputs that carry a gradient, of which the first is the one-hot, where there is one.
 ESTIMATORS: dict[str, Callable[[Tensor, float], tuple[Tensor, ...]]] = {
     OURS: reinmax_kernels.reinmax,
     "its reference": _reference,
     PACKAGE: reinmax.reinmax,
     "torch.compile of it": lambda logits, tau: _compiled_package()(logits, tau),
     "gumbel_softmax": lambda logits, tau: (functional.gumbel_softmax(logits, tau, hard=True),),
+    SOFTMAX: lambda logits, tau: (functional.softmax(logits if tau == 1 else logits / tau, -1),),
 }
 SAMPLERS: dict[str, Callable[[Tensor], Tensor]] = {
     OURS: reinmax_kernels.sample,
@@ -58,6 +63,15 @@ def _gapped_straight_through(*args: Any) -> Tensor:
 def _gumbel_softmax(*args: Any) -> Tensor:
     seed = torch.zeros(1, dtype=torch.int64, device=args[2].device)
     return torch.ops.reinmax_kernels.gumbel_rao_backward(*args, seed, 0, 0, 1)
+
+
+def _in_triton(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def forced(*args: Any) -> Any:
+        with reinmax_kernels.backend("triton"):
+            return function(*args)
+
+    return forced
 
 
 # Take (grad_one_hot, grad_probs, logits, index, log_sum_exp, mask, tau).
@@ -102,6 +116,9 @@ class Operands:
     def buffers(self) -> Sequence[Tensor]:
         """Memory that the limits write to again and again."""
         return [torch.zeros_like(self.rows) for _ in range(3)]
+
+    def halves(self, bytes_in_all: int) -> Sequence[Tensor]:
+        return [torch.zeros(bytes_in_all // 2, dtype=torch.uint8, device=self.rows.device) for _ in range(2)]
 
 
 def forward_backward(estimator: Callable[..., tuple[Tensor, ...]], operands: Operands) -> None:
@@ -151,6 +168,7 @@ def _sum(operands: Operands, _: Sequence[Tensor]) -> Tensor:
 class Work:
     title: str
     peers: Mapping[str, Any]
+    in_triton: Any  # the first of the peers, by the Triton kernels
     call: Callable[[Any, Operands], object]  # one call of a peer
     limit: Callable[[Operands, Sequence[Tensor]], object]
     # The least that has to move: logits and what has their size, and a row's own bytes.
@@ -165,12 +183,17 @@ class Work:
         return arrays * operands.rows.nbytes + self.row_bytes * len(operands.rows)
 
     def calls(self, operands: Operands) -> dict[str, Callable[[], object]]:
-        """A call of every peer and of the limits. Where something is written there are two of these: into memory that
-        is there, and into memory that has to be had from the system first, as a call's results have.
+        """A call of every peer and of the limits. The first of these writes into memory that is there. On the CPU a
+        second one writes into memory that has to be had from the system first, as a call's results have; on a GPU,
+        where torch keeps what it once had, the second is a plain copy that reads half the bytes and writes half.
         """
-        calls = {name: functools.partial(self.call, peer, operands) for name, peer in self.peers.items()}
+        peers = {**self.peers, **({OURS_IN_TRITON: self.in_triton} if operands.rows.is_cuda else {})}
+        calls = {name: functools.partial(self.call, peer, operands) for name, peer in peers.items()}
         calls[LIMIT] = lambda: self.limit(operands, operands.buffers[: self.writes])
-        if self.writes:
+        if operands.rows.is_cuda:
+            source, target = operands.halves(self.traffic(operands))
+            calls[COPY] = lambda: target.copy_(source)
+        elif self.writes:
             calls[FRESH_LIMIT] = lambda: self.limit(
                 operands, [torch.empty_like(operands.rows) for _ in range(self.writes)]
             )
@@ -181,6 +204,7 @@ WORKS = {
     "reinmax": Work(
         title="Forward and backward of reinmax and its peers",
         peers=ESTIMATORS,
+        in_triton=_in_triton(reinmax_kernels.reinmax),
         call=forward_backward,
         limit=_copy_fill_and_add,
         reads=2,  # the logits, forward and backward
@@ -190,6 +214,7 @@ WORKS = {
     "forward": Work(
         title="The forward alone: one-hot and probabilities",
         peers=ESTIMATORS,
+        in_triton=_in_triton(reinmax_kernels.reinmax),
         call=_forward,
         limit=_copy_and_fill,
         reads=1,
@@ -200,6 +225,7 @@ WORKS = {
     "backward": Work(
         title="The backward alone",
         peers=BACKWARDS,
+        in_triton=torch.ops.reinmax_kernels.reinmax_backward.triton,
         call=_backward,
         limit=_add,
         reads=1,
@@ -209,6 +235,7 @@ WORKS = {
     "sample": Work(
         title="One index for each row, without gradient",
         peers=SAMPLERS,
+        in_triton=_in_triton(reinmax_kernels.sample),
         call=_sample,
         limit=_sum,
         reads=1,
@@ -217,6 +244,19 @@ WORKS = {
         differentiates=False,
     ),
 }
+
+
+def captured(call: Callable[[], object]) -> Callable[[], object]:
+    """The replay of a CUDA graph of the call: its kernels, without what it costs to launch them from Python."""
+    stream = torch.cuda.Stream()  # where a capture has to happen, and autograd has to be warmed up
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def failure(call: Callable[[], object]) -> str | None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from . import results
 from .kernels import geometric_means
-from .peers import FRESH_LIMIT, LIMIT
+from .peers import LIMITS
 from .tables import Row, three_digits
 
 README = results.ROOT / "README.md"
@@ -61,7 +61,7 @@ def _caption(configuration: Mapping[str, Any], environment: Mapping[str, Any]) -
 
 
 def _table(rows: Sequence[Row]) -> str:
-    ours, *peers = dict.fromkeys(row["peer"] for row in rows if row["peer"] not in (LIMIT, FRESH_LIMIT))
+    ours, *peers = dict.fromkeys(row["peer"] for row in rows if row["peer"] not in LIMITS)
     lines = [
         ["case", "shape", f"{ours}, ms", *peers, "of the limit"],
         ["---", "---", *["---:"] * (len(peers) + 2)],

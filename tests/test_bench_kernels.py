@@ -9,7 +9,7 @@ import torch
 from bench import kernels, peers, timer
 from bench.__main__ import _parser, main
 from bench.cases import CASES, Case
-from bench.peers import FRESH_LIMIT, LIMIT, OURS, WORKS, Operands
+from bench.peers import FRESH_LIMIT, LIMIT, OURS, SOFTMAX, WORKS, Operands
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def operands(rows=6, categories=5, *arguments):
 
 
 def working(table):
-    return [name for name in table if not name.startswith("torch.compile")]
+    return [name for name in table if not name.startswith("torch.compile") and name != SOFTMAX]
 
 
 class TestCases:
@@ -67,6 +67,10 @@ class TestCases:
             main(["kernels", *arguments])
         assert message in capsys.readouterr().err
 
+    def test_graphs_are_a_gpus(self, capsys):
+        assert main(["kernels", "--graphs"]) == 1
+        assert "--graphs: needs --device cuda" in capsys.readouterr().err
+
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     @pytest.mark.parametrize("command", ["kernels", "memory", "scaling"])
     def test_cuda_without_a_gpu_is_refused(self, command, capsys):
@@ -85,6 +89,11 @@ class TestPeers:
         for output in (one_hot, *probs):
             (grad,) = torch.autograd.grad(output, logits, torch.randn(6, 5), retain_graph=True)
             assert grad.abs().sum() > 0
+
+    @pytest.mark.parametrize("tau", [1.0, 1.3])
+    def test_softmax_is_at_the_temperature(self, tau):
+        logits = torch.randn(6, 5)
+        torch.testing.assert_close(peers.ESTIMATORS[SOFTMAX](logits, tau)[0], (logits / tau).softmax(-1))
 
     @pytest.mark.parametrize("name", peers.SAMPLERS)
     def test_every_sampler_draws_the_certain_category(self, name):
