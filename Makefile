@@ -51,8 +51,8 @@ sanitize: install
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/test_native.py
 
 # On a machine with a GPU, beside the torch that is there: `make gpu PYTHON=python`. The CUDA kernels are built where nvcc
-# is found. Memory and races are checked where compute-sanitizer is found; times go to bench/results: as the ops are
-# called, and replayed from CUDA graphs.
+# is found. Memory and races are checked where compute-sanitizer is found, and counters read where Nsight Compute is; times
+# go to bench/results: as the ops are called, and replayed from CUDA graphs.
 gpu:
 	$(PYTHON) cuda_toolkit.py
 	$(PYTHON) -m pip install --quiet --no-build-isolation --editable '.[bench,gpu]'
@@ -63,6 +63,7 @@ gpu:
 			$(PYTHON) -m pytest tests/gpu -k 'contract_vectors and case2' || exit 1; done; fi
 	TRITON_INTERPRET=0 $(PYTHON) -m bench kernels --device cuda
 	TRITON_INTERPRET=0 $(PYTHON) -m bench kernels --device cuda --graphs --output bench/results/graphs
+	if command -v ncu > /dev/null; then TRITON_INTERPRET=0 $(PYTHON) -m bench counters; fi
 
 # Without the CUDA kernels and with them, for all GPUs; each is tried in a fresh environment.
 wheel: install

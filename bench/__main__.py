@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import kernels, memory, paper, readme, routers, scaling, static
+from . import counters, kernels, memory, paper, readme, routers, scaling, static
 from .cases import OptionsError
 from .data import DataError
 from .paper.training import CheckpointError
@@ -23,6 +23,7 @@ COMMANDS = {
     "scaling": scaling,
     "routers": routers,
     "static": static,
+    "counters": counters,
     "paper": paper,
     "readme": readme,
 }
