@@ -62,7 +62,8 @@ has_triton = triton_version is not None and (
 
 
 def implementations(name: str, overload: str) -> dict[str, Callable[..., Any]]:
-    """What serves an overload of the op `name`, for each key of the dispatcher that Python serves.
+    """What serves an overload of the op `name`, for each key of the dispatcher that the compiled module does not serve
+    itself, of which only the dispatcher knows.
 
     Triton's kernels are opaque to `torch.compile`. `torch.library.triton_op` would show it their launches, which it
     can't fuse with anything, and freeze the tiles, chosen here from sizes and strides, into the graph. What it would
@@ -77,7 +78,7 @@ def implementations(name: str, overload: str) -> dict[str, Callable[..., Any]]:
         return {"CompositeExplicitAutograd": in_triton}
     by_key = {"CompositeExplicitAutograd": getattr(reference, name)}
     if overload == "default" and has_triton:
-        by_key |= {key: in_triton for key in TRITON_DEVICES if key != "CUDA" or not cuda_architectures}
+        by_key |= dict.fromkeys(TRITON_DEVICES, in_triton)
     return by_key
 
 
@@ -116,10 +117,10 @@ def backend(name: str) -> Iterator[None]:
     """Serve every call inside the `with` block, in this thread, by one backend.
 
     `"auto"` (the default): the fastest that this build has for the tensor's device. `"reference"`: plain PyTorch.
-    `"cpu"`: the C++ kernels. `"cuda"`: the CUDA C++ kernels. `"triton"`: the Triton kernels, for tensors on a GPU, and
-    on the CPU where TRITON_INTERPRET=1 was set before the first call. The environment variable REINMAX_KERNELS_BACKEND
-    chooses for the whole process. All backends draw the same sample from the same seed. The backward of a call runs
-    where its forward ran.
+    `"cpu"`: the C++ kernels. `"cuda"`: the CUDA C++ kernels, and for an op that has none what `"auto"` takes.
+    `"triton"`: the Triton kernels, for tensors on a GPU, and on the CPU where TRITON_INTERPRET=1 was set before the
+    first call. The environment variable REINMAX_KERNELS_BACKEND chooses for the whole process. All backends draw the
+    same sample from the same seed. The backward of a call runs where its forward ran.
 
     Raises ValueError for an unknown name, RuntimeError for a backend that this build has not.
     """

@@ -123,7 +123,8 @@ def declare(name: str, op_of: Op, overload: str) -> OpOverload:
     qualified = name if overload == "default" else f"{name}.{overload}"
     _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
     for key, function in backends.implementations(name, overload).items():
-        _library.impl(qualified, function, key)
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{qualified}", key):  # of C++
+            _library.impl(qualified, function, key)
     _library.impl(qualified, torch.library.fallthrough_kernel, "Autograd")  # a Function differentiates, not the op
     torch.library.register_fake(f"{NAMESPACE}::{qualified}", shape, lib=_library)
     op: OpOverload = getattr(getattr(getattr(torch.ops, NAMESPACE), name), overload)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import reinmax_kernels
-from reinmax_kernels import backends, ops
+from reinmax_kernels import backends, ops, router_ops
 
 native_only = pytest.mark.skipif(backends.native is None, reason="this build has no C++ kernels")
 PACKAGE = Path(reinmax_kernels.__file__).parent
@@ -96,20 +96,19 @@ def test_cuda_backend_serves_cuda_tensors_alone():
             reinmax_kernels.sample(torch.zeros(2, 3), seed=1)
 
 
-GPU_KERNELS = {"sample", "sample_dense", "reinmax_backward", "straight_through_backward"}
+CUDA_SOURCE = "csrc/cuda/ops.cpp"
+CUDA_OPS = re.findall(r'library\.impl\("(\w+)"', (Path(__file__).parents[1] / CUDA_SOURCE).read_text())
 
 
-@pytest.mark.parametrize("op", ops.TABLE)
-def test_cuda_tensors_are_served_by_cuda_kernels_where_they_were_built_else_by_triton(op):
+@pytest.mark.parametrize("op", [*ops.TABLE, *router_ops.TABLE])
+def test_cuda_tensors_are_served_by_the_ops_cuda_kernel_where_it_was_built_else_by_triton(op):
     """As the dispatcher of PyTorch has it, which is asked here for there may be no GPU to ask."""
     registered = torch._C._dispatch_dump(f"{ops.NAMESPACE}::{op}")
     served = {line.split(":")[0]: line for line in registered.splitlines()}
-    if not backends.cuda_architectures:
+    if backends.cuda_architectures and op in CUDA_OPS:
+        assert CUDA_SOURCE in served["CUDA"]
+    else:
         assert ("CUDA" in served) == backends.has_triton
-    elif op in GPU_KERNELS:
-        assert "csrc/cuda/ops.cpp" in served["CUDA"]
-    else:  # the reference, which serves every device
-        assert "CUDA" not in served
     assert ("XPU" in served) == backends.has_triton
 
 
