@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from rich.console import Console
 
 from bench import __main__ as command
 from bench import data
-from bench.paper import EXPERIMENTS, curves, mnist_vae, order, polynomial, reinforce, training
+from bench.paper import EXPERIMENTS, curves, gradient_quality, mnist_vae, order, polynomial, reinforce, training
+from bench.paper.problems import Estimates, Problems
 from bench.paper.training import Batches, CheckpointError
 from bench.paper.vae import negative_elbo
 
@@ -289,14 +291,18 @@ class TestCheckpoints:
 class TestOrder:
     """The laws: ST is exact for degree 1, ReinMax for 1 and 2, and of the alpha-steps only Heun's for 2."""
 
-    problems = order.Problems.random(20, seed=1)
+    problems = Problems.random(20, order.LATENTS, order.CATEGORIES, seed=1)
     second = ("ReinMax", "Heun, alpha = 1")
+    biased = ("GST-1.0", "STGS, GR-MCK")  # for linear f too
+
+    def law(self, name):
+        return 0 if name in self.biased else 1 + (name in self.second)
 
     @pytest.mark.parametrize("degree", order.DEGREES)
     @pytest.mark.parametrize("name", order.ESTIMATORS)
     def test_errors(self, name, degree):
-        errors = self.problems.errors(order.ESTIMATORS[name], order.DEGREES[degree])
-        if degree <= 1 + (name in self.second):
+        errors = self.problems.estimates(order.ESTIMATORS[name], order.DEGREES[degree]).relative_bias()
+        if degree <= self.law(name):
             assert errors.max() < order.ROUNDING
         else:
             assert errors.median() > 1e-3
@@ -304,13 +310,47 @@ class TestOrder:
     def test_slopes(self):
         slopes = order.slopes(order.measure(self.problems, order.SCALES))
         for name, slope in slopes.items():
-            assert slope == pytest.approx(1 + (name in self.second), abs=0.1)
+            assert slope == pytest.approx(self.law(name), abs=0.1)
 
     def test_heun_is_reinmax_at_every_draw(self):
         logits, g = torch.randn(2, 50, 4, dtype=torch.float64)
         index = torch.arange(50) % 4
         reinmax, heun = (order.ESTIMATORS[name](logits, index, g) for name in self.second)
         torch.testing.assert_close(heun, reinmax, rtol=0, atol=1e-14)
+
+
+class TestGradientQuality:
+    problems = Problems.random(20, 2, 4, seed=1)
+
+    def estimates(self, name, tau=1.0, f=torch.square):
+        return self.problems.estimates(partial(gradient_quality.ESTIMATORS[name], tau=tau), f)
+
+    def test_measures(self):
+        """Of two draws of one problem, by hand: (1, 1) and (1, -1) for a true (1, 0)."""
+        draws = torch.tensor([[[[1.0, 1.0]], [[1.0, -1.0]]]])
+        known = Estimates(torch.tensor([[0.75, 0.25]]), draws, torch.tensor([[[1.0, 0.0]]]))
+        assert known.relative_bias().item() == pytest.approx(0.5)
+        assert known.relative_deviation().item() == pytest.approx(0.75**0.5)
+        assert known.cosine().item() == pytest.approx(0.5**0.5)
+
+    def test_reinmax_is_unbiased_for_quadratic_f(self):
+        assert self.estimates("ReinMax").relative_bias().max() < order.ROUNDING
+        assert self.estimates("ST").relative_bias().median() > 1e-3
+
+    def test_more_noise_averaged_deviates_less(self):
+        stgs, averaged = (self.estimates(name, 0.3).relative_deviation() for name in ("STGS", "GR-MCK, K = 100"))
+        assert averaged.median() < 0.8 * stgs.median()
+
+    def test_scaling_by_the_probability_costs_deviation(self):
+        straight_through, scaled = (self.estimates(name).relative_deviation() for name in ("ST", "ST / (C π_D)"))
+        assert scaled.median() > 1.5 * straight_through.median()
+
+    def test_every_estimator_at_every_temperature(self):
+        rows = gradient_quality.measure(self.problems)
+        assert [(row["estimator"], row["tau"]) for row in rows] == [
+            *itertools.product(gradient_quality.ESTIMATORS, gradient_quality.TEMPERATURES)
+        ]
+        assert all(np.isfinite([row[name] for name in gradient_quality.MEASURES]).all() for row in rows)
 
 
 def test_spread():
@@ -347,6 +387,7 @@ class TestCommands:
             ],
             "efficiency": ["GR-MCK 100, plain PyTorch", "0.8s 0.3GB", "quadratic", "vae"],
             "order": ["ReinMax", "Ralston, alpha = 2/3", "20 random problems"],
+            "gradient-quality": ["ReinMax", "Relative deviation", "Cosine", "10 random problems"],
         }.items(),
     )
     def test_quick(self, offline, capsys, experiment, said):
@@ -357,7 +398,7 @@ class TestCommands:
             assert part in printed
         suffixes = sorted(path.suffix for path in offline.iterdir() if path.is_file())
         assert suffixes == [".csv", ".json", ".png"]
-        if experiment not in ("order", "efficiency"):
+        if experiment not in ("order", "gradient-quality", "efficiency"):
             assert command.main(arguments) == 0
             assert "was finished before" in capsys.readouterr().out
             assert command.main([*arguments, "--fresh"]) == 0

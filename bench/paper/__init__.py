@@ -4,7 +4,7 @@ import argparse
 
 from rich.console import Console
 
-from . import efficiency, mnist_vae, order, polynomial, reinforce
+from . import efficiency, gradient_quality, mnist_vae, order, polynomial, reinforce
 
 # Each module has `add_arguments(parser)` and `run(options, console)`; its docstring's first line is the help.
 EXPERIMENTS = {
@@ -12,6 +12,7 @@ EXPERIMENTS = {
     "reinforce": reinforce,
     "mnist-vae": mnist_vae,
     "order": order,
+    "gradient-quality": gradient_quality,
     "efficiency": efficiency,
 }
 
