@@ -6,6 +6,7 @@ plain PyTorch on any device, and `triton`. Choosing a backend is choosing an ove
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -70,9 +71,13 @@ def implementations(name: str, overload: str) -> dict[str, Callable[..., Any]]:
     save of a call's cost has not been measured on a GPU yet.
     """
 
-    def in_triton(*args: Any) -> Any:  # imported only when it is called: it takes a second
+    @functools.cache
+    def found() -> Callable[..., Any]:  # only when it is called: Triton's import takes a second
         kernels = importlib.import_module(f"{__package__}.triton_kernels")
-        return getattr(kernels, name, getattr(reference, name))(*args)  # an op may have no Triton kernel
+        return getattr(kernels, name, getattr(reference, name))  # type: ignore[no-any-return]  # may have no kernel
+
+    def in_triton(*args: Any) -> Any:
+        return found()(*args)
 
     if overload == "triton":
         return {"CompositeExplicitAutograd": in_triton}

@@ -329,7 +329,7 @@ def backward(
     tau: Tensor | None,
 ) -> Tensor:
     """The gradient [..., C] of the logits by one estimator; a row without a distribution has NaN."""
-    grad_logits = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
     rows, categories, device = index.numel(), logits.shape[-1], logits.device
     if rows == 0:
         return grad_logits
@@ -342,7 +342,7 @@ def backward(
     if tile is not None:
         packed = row.are_packed(categories, up.mask, up.logits, up.grad_one_hot, up.grad_probs)
         constants = {"GRADIENT": estimator.gradient, "ROWS": tile.rows, "BLOCK": tile.block, "PACKED": packed}
-        grid = (triton.cdiv(rows, tile.rows),)
+        grid = (launch.cdiv(rows, tile.rows),)
         launch.run(backward_tile_kernel, grid, tile.warps, device, up, tau, grad_logits, rows, length, **constants)
         return grad_logits
     away = estimator.away_from_drawn if tau is None and grad_probs is None else None

@@ -1,12 +1,15 @@
 """How kernels are launched: which tile, how many warps and registers, and how many programs share a row. One table, no
-tuning at run time.
+tuning at run time. What a device or sizes decide is worked out once: Python takes longer to prepare a small launch than
+the GPU to carry it out.
 """
 
-import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import triton
+from triton.compiler import CompiledKernel
 
 _WARP = 32
 MOST_WARPS = 16 if torch.version.hip else 32  # of a program: 1024 threads
@@ -37,6 +40,7 @@ def elements_per_thread(work: str, categories: int, dtype: torch.dtype) -> int:
     return _ELEMENTS[work, "short" if categories <= _SHORT else "long"][dtype == torch.float64]
 
 
+@functools.lru_cache(maxsize=1024)
 def tile(categories: int, elements_per_thread: int) -> Tile | None:
     """The tile for rows of so many categories; None where a row does not fit in the registers of one program."""
     block = triton.next_power_of_2(categories)
@@ -48,10 +52,16 @@ def blocks_per_part(rows: int, blocks: int, warps: int, device: torch.device) ->
     """Of the `blocks` that a long row is read in, how many a program of so many warps takes: all of them, unless rows
     are too few to occupy the device.
     """
-    programs = triton.cdiv(_OCCUPYING_WARPS * processors(device), warps)
-    return triton.cdiv(blocks, min(blocks, triton.cdiv(programs, rows)))
+    programs = cdiv(_OCCUPYING_WARPS * processors(device), warps)
+    return cdiv(blocks, min(blocks, cdiv(programs, rows)))
 
 
+def cdiv(a: int, b: int) -> int:
+    """a / b rounded up. Triton's own is also for kernels, and slow outside of them."""
+    return -(-a // b)
+
+
+@functools.cache
 def processors(device: torch.device) -> int:
     if device.type == "cpu":  # the interpreter runs one program after the other
         return 1
@@ -66,15 +76,63 @@ def options(warps: int, threads: int | None) -> dict[str, Any]:
     chosen = {"num_warps": warps, "enable_fp_fusion": False}
     if threads is not None:
         program = warps * _WARP
-        resident = triton.cdiv(threads // 2, program) * program
+        resident = cdiv(threads // 2, program) * program
         chosen["maxnreg"] = _REGISTERS // resident // 8 * 8
     return chosen
 
 
-def run(kernel: Any, grid: tuple[int, ...], warps: int, device: torch.device, *args: Any, **constants: Any) -> None:
-    """Launches on the device's current stream."""
+@functools.cache
+def _options_on(device: torch.device, warps: int) -> dict[str, Any]:
     threads = None
     if device.type == "cuda" and torch.version.hip is None:
         threads = torch.cuda.get_device_properties(device).max_threads_per_multi_processor
-    with contextlib.nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device):
-        kernel[grid](*args, **constants, **options(warps, threads))
+    return options(warps, threads)
+
+
+def run(kernel: Any, grid: tuple[int, ...], warps: int, device: torch.device, *args: Any, **constants: Any) -> None:
+    """Launches on the device's current stream. Arguments are tensors, integers, None, and tuples of them and of
+    constants; keywords are constants.
+
+    Triton finds out at every launch which of a kernel's compiled forms the arguments need, and takes several times as
+    long for that as for the launch. Here that is found by a key of its own where the rules are known. What is set in
+    `triton.knobs` after a form's first launch doesn't reach it.
+    """
+    if device.type != "cpu" and torch.get_device_module(device).current_device() != device.index:
+        with torch.get_device_module(device).device(device):
+            run(kernel, grid, warps, device, *args, **constants)
+        return
+    if device.type != "cuda" or not _KNOWS_FORMS:
+        kernel[grid](*args, **constants, **_options_on(device, warps))
+        return
+    values = constants.values()
+    traits: list[Any] = [kernel.fn, device, warps, *constants, *values]
+    _add_traits(args, traits.append)
+    key = tuple(traits)
+    if key in _forms:
+        _forms[key][(*grid, 1, 1)](*args, *values)  # in any order: they are compiled in
+        return
+    form = kernel[grid](*args, **constants, **_options_on(device, warps))
+    if isinstance(form, CompiledKernel):  # not a promise of one
+        _forms[key] = form
+
+
+_KNOWS_FORMS = torch.version.hip is None and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 10)
+_forms: dict[tuple[Any, ...], CompiledKernel] = {}
+
+
+def _add_traits(args: tuple[Any, ...], add: Callable[[Any], None]) -> None:
+    """What a compiled form depends on: whether an integer is 1, divisible by 16, and of 32 bits; a tensor's dtype, and
+    whether it is aligned to 16 bytes; a constant's value; what is None.
+    """
+    for arg in args:
+        if type(arg) is int:
+            add(arg == 1 or (arg % 16 == 0, -(2**31) <= arg < 2**31))
+        elif arg is None:
+            add(None)
+        elif isinstance(arg, tuple):
+            _add_traits(arg, add)
+        elif isinstance(arg, triton.language.constexpr):
+            add(arg.value)
+        else:
+            add(arg.dtype)
+            add(arg.data_ptr() % 16 == 0)

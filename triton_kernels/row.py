@@ -3,6 +3,7 @@
 Logits, mask and gradients come with any strides; what is written is contiguous. Every offset is 64 bits wide.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ class Multiple(NamedTuple):
     unit: Any
 
 
+@functools.lru_cache(maxsize=1024)
 def multiple(n: int) -> Multiple:
     unit = n & -n if n % 16 and n < 2**31 else 1
     return Multiple(n // unit, tl.constexpr(unit))
@@ -45,20 +47,31 @@ def rows_of(shape: torch.Size, *tensors: Tensor | None) -> tuple[int, list[Rows]
     """`inner`, and the rows of each tensor. Nothing is copied where the leading dimensions of all tensors together step
     as at most two loops do; else the tensors are made contiguous.
     """
-    expanded = [None if tensor is None else tensor.expand(shape) for tensor in tensors]
-    given = [tensor for tensor in expanded if tensor is not None]
-    loops = _loops(given, len(shape) - 1)
-    if len(loops) > 2:
+    expanded = [tensor if tensor is None or tensor.shape == shape else tensor.expand(shape) for tensor in tensors]
+    layout = _layout(shape, tuple([tensor.stride() for tensor in expanded if tensor is not None]))
+    if layout is None:
         return rows_of(shape, *(None if tensor is None else tensor.contiguous() for tensor in expanded))
-    nothing = (1, [0] * len(given))
+    inner, strides = layout
+    of_each = iter(strides)
+    return inner, [NO_ROWS if tensor is None else Rows(_loadable(tensor), *next(of_each)) for tensor in expanded]
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(
+    shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...]
+) -> tuple[int, list[tuple[Multiple, Multiple, int]]] | None:
+    """`inner`, and the strides that `Rows` has, of tensors of one shape, from their strides; None where the leading
+    dimensions step as more than two loops do.
+    """
+    loops = _loops(shape, strides)
+    if len(loops) > 2:
+        return None
+    nothing = (1, [0] * len(strides))
     if len(loops) < 2:  # the rows need no division
         loops = [nothing, *(loops or [nothing])]
     (inner, inner_strides), (_, outer_strides) = loops
-    strides = iter(zip(outer_strides, inner_strides, strict=True))
-    return inner, [
-        NO_ROWS if tensor is None else Rows(_loadable(tensor), *map(multiple, next(strides)), tensor.stride(-1))
-        for tensor in expanded
-    ]
+    of_category = [stride[-1] for stride in strides]
+    return inner, list(zip(map(multiple, outer_strides), map(multiple, inner_strides), of_category, strict=True))
 
 
 def contiguous(tensor: Tensor) -> Rows:
@@ -70,8 +83,9 @@ def are_packed(categories: int, mask: Rows, *rows: Rows) -> bool:
     """Whether to load rows across their boundaries: they lie one after the other, without a mask, and some are shorter
     than a thread's access. Other lengths would have to be moved between threads, which costs more than narrow accesses.
     """
-    lie_packed = all(r.data is None or r[1:] == (multiple(categories), multiple(0), 1) for r in rows)
-    return lie_packed and mask.data is None and categories in (2, 4, 8)
+    if mask.data is not None or categories not in (2, 4, 8):
+        return False
+    return all(r.data is None or r[1:] == (multiple(categories), multiple(0), 1) for r in rows)
 
 
 def widest_access(*rows: Rows) -> int:
@@ -88,17 +102,17 @@ def _access(rows: Rows) -> int:
     return math.gcd(16 // rows.data.element_size(), *strides)
 
 
-def _loops(tensors: list[Tensor], dims: int) -> list[tuple[int, list[int]]]:
+def _loops(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...]) -> list[tuple[int, list[int]]]:
     """The leading dimensions as (size, stride of each tensor), innermost first, those that step evenly merged."""
     loops: list[tuple[int, list[int]]] = []
-    for d in reversed(range(dims)):
-        size, strides = tensors[0].shape[d], [tensor.stride(d) for tensor in tensors]
+    for d in reversed(range(len(shape) - 1)):
+        size, steps = shape[d], [stride[d] for stride in strides]
         if size == 1:
             continue
-        if loops and strides == [loops[-1][0] * stride for stride in loops[-1][1]]:
+        if loops and steps == [loops[-1][0] * step for step in loops[-1][1]]:
             loops[-1] = (loops[-1][0] * size, loops[-1][1])
         else:
-            loops.append((size, strides))
+            loops.append((size, steps))
     return loops
 
 

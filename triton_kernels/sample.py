@@ -338,9 +338,10 @@ def sample_dense(
     """One-hot draw and probabilities [..., C] in the logits' dtype, index [...], log-sum-exp [...] in float64. A row
     without a distribution: index 0, probabilities and log-sum-exp NaN.
     """
-    one_hot, probs = (torch.empty(logits.shape, dtype=logits.dtype, device=logits.device) for _ in range(2))
+    one_hot = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    probs = torch.empty_like(one_hot)
     index = torch.empty(logits.shape[:-1], dtype=torch.int64, device=logits.device)
-    log_sum_exp = torch.empty(logits.shape[:-1], dtype=torch.float64, device=logits.device)
+    log_sum_exp = torch.empty_like(index, dtype=torch.float64)
     _launch(logits, seed, mask, offset, row_offset, Drawn(index, one_hot, probs, log_sum_exp))
     return one_hot, probs, index, log_sum_exp
 
@@ -350,19 +351,19 @@ def _launch(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_
     if rows == 0:
         return
     inner, (logits_rows, mask_rows) = row.rows_of(logits.shape, logits, mask)
-    seeds = seed.reshape(-1).contiguous()
+    seeds = seed.contiguous()
     operands = (logits_rows, mask_rows, Draw(seeds, rows // seeds.numel(), offset, row_offset), out)
     one_seed = {"ONE_SEED": seeds.numel() == 1}
-    chunks = triton.cdiv(categories, contract.CHUNK.value)
+    chunks = launch.cdiv(categories, contract.CHUNK.value)
     tile = launch.tile(categories, launch.elements_per_thread("draw", categories, logits.dtype))
     # An index needs nothing of the row again but the chosen chunk. And where elements have two bytes, or are accessed
     # narrowly, the instructions with which many warps hold a row together cost more than to read it again, from the
     # cache.
-    may_read_again = (
+    may_read_again = chunks > 1 and (
         out.probs is None or (chunks > 2 and logits.element_size() == 2) or _is_narrow(logits_rows, out.probs)
     )
     length = row.multiple(categories)
-    if tile is None or (chunks > 1 and may_read_again):
+    if tile is None or may_read_again:
         _launch_long(operands, rows, length, chunks, inner, one_seed, device)
     elif chunks > 1:
         shape = {"CHUNKS": tile.block // contract.CHUNK.value, **one_seed}
@@ -370,7 +371,7 @@ def _launch(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_
     else:
         packed = row.are_packed(categories, mask_rows, logits_rows)
         shape = {"ROWS": tile.rows, "BLOCK": tile.block, "PACKED": packed, **one_seed}
-        grid = (triton.cdiv(rows, tile.rows),)
+        grid = (launch.cdiv(rows, tile.rows),)
         launch.run(sample_short_kernel, grid, tile.warps, device, *operands, rows, length, inner, **shape)
 
 

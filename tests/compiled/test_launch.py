@@ -1,0 +1,149 @@
+"""Launches on devices that are not there: what a launch keeps from an earlier one has to be right for it, too."""
+
+import collections
+import contextlib
+import gc
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from reinmax_kernels.triton_kernels import launch, row
+from triton.backends.compiler import GPUTarget
+
+FIRST, SECOND = torch.device("cuda:0"), torch.device("cuda:1")
+THREADS = {FIRST: 2048, SECOND: 1536}  # that a multiprocessor holds
+PROCESSORS = {FIRST: 132, SECOND: 84}
+
+
+class Some(NamedTuple):
+    data: Any
+    size: Any
+
+
+@triton.jit
+def copy_kernel(out_ptr, some, n, A: tl.constexpr, B: tl.constexpr):  # noqa: N803
+    if some.data is not None:
+        i = tl.program_id(0) * A + tl.arange(0, A)
+        tl.store(out_ptr + i, tl.load(some.data + i * some.size.count * some.size.unit + B), mask=i < n)
+
+
+class Driver:
+    """Of devices that load kernels and take launches down."""
+
+    def __init__(self):
+        self.current = 0
+        self.loaded = 0
+        self.launches = []
+        self.utils = SimpleNamespace(
+            get_device_properties=lambda device: {"max_shared_mem": 2**20},
+            load_binary=self.load,
+            unload_module=lambda module: None,
+        )
+
+    def load(self, *binary):
+        self.loaded += 1
+        return self.loaded, self.loaded, 32, 0, 1024  # module, function, registers, spills, threads
+
+    def launcher_cls(self, source, metadata):
+        def launcher(x, y, z, stream, function, *rest):
+            arguments = tuple(map(id, rest[4:-2]))  # after hooks, and without the two constants
+            self.launches.append((self.current, stream, (x, y, z), function, arguments))
+
+        return launcher
+
+    def get_current_device(self):
+        return self.current
+
+    def get_current_stream(self, device):
+        return 100 + device
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def properties(self, device):
+        return SimpleNamespace(
+            max_threads_per_multi_processor=THREADS[device], multi_processor_count=PROCESSORS[device]
+        )
+
+    @contextlib.contextmanager
+    def switched(self, device):
+        before, self.current = self.current, device.index
+        yield
+        self.current = before
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    driver = Driver()
+    monkeypatch.setattr(triton.runtime.driver, "_active", driver)
+    monkeypatch.setattr(torch.cuda, "current_device", driver.get_current_device)
+    monkeypatch.setattr(torch.cuda, "device", driver.switched)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", driver.properties)
+    monkeypatch.setattr(launch, "_forms", {})
+    monkeypatch.setattr(copy_kernel, "device_caches", collections.defaultdict(copy_kernel.create_binder))
+    kept = launch._options_on, launch.processors
+    for each in kept:
+        each.cache_clear()
+    yield driver
+    for each in kept:
+        each.cache_clear()
+    launch._forms.clear()
+    copy_kernel.device_caches.clear()
+    gc.collect()  # kernels, while there is a driver to unload them
+
+
+def tensor(dtype, offset=0):
+    return torch.zeros(64, dtype=dtype)[offset:]
+
+
+FULL = tensor(torch.float32)
+ARGUMENTS = {
+    "float32": (FULL, Some(FULL, row.multiple(6)), 40),
+    "other sizes": (tensor(torch.float32), Some(FULL, row.multiple(10)), 56),
+    "bfloat16": (tensor(torch.bfloat16), Some(FULL, row.multiple(6)), 40),
+    "bfloat16 inside": (FULL, Some(tensor(torch.bfloat16), row.multiple(6)), 40),
+    "unaligned": (tensor(torch.float32, 1), Some(FULL, row.multiple(6)), 40),
+    "unaligned inside": (FULL, Some(tensor(torch.float32, 1), row.multiple(6)), 40),
+    "divisible by 16": (FULL, Some(FULL, row.multiple(6)), 48),
+    "one": (FULL, Some(FULL, row.multiple(6)), 1),
+    "64 bits": (FULL, Some(FULL, row.multiple(6)), 2**31 + 1),
+    "64 bits and divisible": (FULL, Some(FULL, row.multiple(6)), 2**31),
+    "32 bits": (FULL, Some(FULL, row.multiple(6)), -(2**31) + 1),
+    "another constant inside": (FULL, Some(FULL, row.multiple(12)), 40),
+    "one inside": (FULL, Some(FULL, row.multiple(4)), 40),
+    "divisible inside": (FULL, Some(FULL, row.multiple(48)), 40),
+    "none": (FULL, Some(None, row.multiple(6)), 40),
+}
+
+
+def test_a_launch_is_the_one_that_triton_makes(driver):
+    constants = [{"A": 16, "B": 32}, {"A": 32, "B": 16}, {"B": 16, "A": 32}]
+    cases = [(given, warps, keywords) for given in ARGUMENTS.values() for keywords in constants for warps in (1, 2)]
+    for _ in range(2):  # compiled, and found again
+        for given, warps, keywords in cases:
+            launch.run(copy_kernel, (3,), warps, FIRST, *given, **keywords)
+            launched = driver.launches.pop()
+            copy_kernel[(3,)](*given, **keywords, **launch.options(warps, THREADS[FIRST]))
+            assert launched == driver.launches.pop()
+
+
+def test_a_form_is_found_again(driver, monkeypatch):
+    for given in (ARGUMENTS["float32"], ARGUMENTS["other sizes"]):
+        launch.run(copy_kernel, (3, 5), 1, FIRST, *given, A=16, B=0)
+        monkeypatch.setattr(type(copy_kernel), "run", None)  # Triton is asked once
+    assert [launched[2:4] for launched in driver.launches] == [((3, 5, 1), 1)] * 2
+
+
+def test_launches_go_to_the_device_of_the_tensors(driver):
+    for _ in range(2):
+        for device in (FIRST, SECOND):
+            launch.run(copy_kernel, (1,), 4, device, *ARGUMENTS["float32"], A=16, B=0)
+            assert driver.current == 0
+    assert [launched[:4] for launched in driver.launches] == [(0, 100, (1, 1, 1), 1), (1, 101, (1, 1, 1), 2)] * 2
+    registers = [form.metadata.maxnreg for form in launch._forms.values()]
+    assert registers == [launch.options(4, THREADS[device])["maxnreg"] for device in (FIRST, SECOND)]
+    assert registers[0] != registers[1]
+    assert [launch.processors(device) for device in (FIRST, SECOND, FIRST)] == [132, 84, 132]
