@@ -347,8 +347,8 @@ def backward(
         return grad_logits
     away = estimator.away_from_drawn if tau is None and grad_probs is None else None
     block = _LOOP_WARPS * 32 * elements
-    part_size = block * launch.blocks_per_part(rows, triton.cdiv(categories, block), _LOOP_WARPS, device)
-    parts = triton.cdiv(categories, part_size)
+    part_size = block * launch.blocks_per_part(rows, launch.cdiv(categories, block), _LOOP_WARPS, device)
+    parts = launch.cdiv(categories, part_size)
     written = [row.contiguous(grad_logits)] if away else []
     access = row.widest_access(up.logits, up.grad_one_hot, up.grad_probs, *written)
     shape = (5, rows, parts) if parts > 1 else (5, 0)
@@ -373,7 +373,7 @@ def backward(
             BLOCK=block,
             LANES=_LOOP_WARPS * 32,
             ACCESS=access,
-            PARTS=max(triton.next_power_of_2(parts), _LOOP_WARPS * 32),  # so that no two warps load the same
+            PARTS=max(launch.next_power_of_2(parts), _LOOP_WARPS * 32),  # so that no two warps load the same
             SUMS=sums,
             WRITES=writes,
         )

@@ -43,7 +43,7 @@ def elements_per_thread(work: str, categories: int, dtype: torch.dtype) -> int:
 @functools.lru_cache(maxsize=1024)
 def tile(categories: int, elements_per_thread: int) -> Tile | None:
     """The tile for rows of so many categories; None where a row does not fit in the registers of one program."""
-    block = triton.next_power_of_2(categories)
+    block = next_power_of_2(categories)
     warps = max(1, block // (_WARP * elements_per_thread))
     return Tile(max(1, warps * _WARP * elements_per_thread // block), block, warps) if warps <= MOST_WARPS else None
 
@@ -57,8 +57,13 @@ def blocks_per_part(rows: int, blocks: int, warps: int, device: torch.device) ->
 
 
 def cdiv(a: int, b: int) -> int:
-    """a / b rounded up. Triton's own is also for kernels, and slow outside of them."""
+    """a / b rounded up. Triton's own is also for kernels, and slow outside of them; so is its `next_power_of_2`."""
     return -(-a // b)
+
+
+def next_power_of_2(n: int) -> int:
+    """The least that is not below n, which is at least 1."""
+    return 1 << (n - 1).bit_length()
 
 
 @functools.cache

@@ -388,7 +388,7 @@ def _launch_long(
     # A chunk at a time, which one warp does best as long as its registers suffice.
     warps = (2 if is_dense or count > 32 else 1) * (2 if is_double else 1)
     per_part = min(launch.blocks_per_part(rows, count, warps, device), _MOST_CHUNKS)
-    parts = triton.cdiv(count, per_part)
+    parts = launch.cdiv(count, per_part)
 
     def scratch(dtype: torch.dtype) -> Tensor:
         return torch.empty((rows, count) if parts > 1 else 0, dtype=dtype, device=device)
@@ -397,9 +397,9 @@ def _launch_long(
     chunks = Chunks(scratch(torch.float32), scratch(torch.int64), log_sum_exp)
 
     def run(weighs: bool, draws: bool, per_part: int, held: int, warps: int, block: int = contract.CHUNK.value) -> None:
-        shape = {"CHUNKS": triton.next_power_of_2(held), "BLOCK": block, "WEIGHS": weighs, "DRAWS": draws, **one_seed}
+        shape = {"CHUNKS": launch.next_power_of_2(held), "BLOCK": block, "WEIGHS": weighs, "DRAWS": draws, **one_seed}
         arguments = (*operands, chunks, count, per_part, length, inner)
-        launch.run(sample_long_kernel, (rows, triton.cdiv(count, per_part)), warps, device, *arguments, **shape)
+        launch.run(sample_long_kernel, (rows, launch.cdiv(count, per_part)), warps, device, *arguments, **shape)
 
     # What is written goes block by block: a chunk, or half of it where a thread would need too many registers, for an
     # address and a mask of each access, or for doubles in programs so wide that no target leaves them more than 64.
@@ -410,11 +410,11 @@ def _launch_long(
     run(True, False, per_part, per_part, warps)
     if is_dense:
         at_once, warps = _dense_draw(operands[0].data, chunks, count, per_part, warps)
-        per_part = at_once * launch.blocks_per_part(rows, triton.cdiv(count, at_once), warps, device)
+        per_part = at_once * launch.blocks_per_part(rows, launch.cdiv(count, at_once), warps, device)
         block = half if is_narrow or (is_double and warps > 8) else 2 * half
         run(False, True, per_part, max(count, 32 * warps), warps, at_once * block)
     else:  # no more to hold of a row than its chunks
-        enough = min(max(warps, triton.next_power_of_2(count) // 32), launch.MOST_WARPS)
+        enough = min(max(warps, launch.next_power_of_2(count) // 32), launch.MOST_WARPS)
         run(False, True, count, count, enough)
 
 
@@ -432,8 +432,8 @@ def _dense_draw(logits: Tensor, chunks: Chunks, count: int, weighed: int, warps:
     moved = 4 * contract.CHUNK.value * logits.element_size()  # logits are read twice, and two such tensors written
     most_parts = moved // (64 * known)  # so that what is known is 1/64 of that, or less
     at_once = max(
-        triton.next_power_of_2(triton.cdiv(count, weighed * most_parts)),
-        triton.next_power_of_2(count) // (32 * warps),  # a thread holds one chunk's
+        launch.next_power_of_2(launch.cdiv(count, weighed * most_parts)),
+        launch.next_power_of_2(count) // (32 * warps),  # a thread holds one chunk's
     )
     at_once = min(at_once, launch.MOST_WARPS // warps)
     return at_once, at_once * warps
