@@ -71,10 +71,8 @@ def _rows(case: Case, name: str, operands: Operands, seconds: float, graphs: boo
     work = WORKS[name]
     calls = work.calls(operands)
     ours, *others = calls
-    failures = {peer: reason for peer in others if (reason := failure(calls[peer]))}
-    available = {peer: call for peer, call in calls.items() if peer not in failures}
-    if graphs:
-        available = {peer: captured(call) for peer, call in available.items()}
+    failures = {peer: reason for peer in others if (reason := failure(calls[peer], graphs))}
+    available = {peer: captured(call) if graphs else call for peer, call in calls.items() if peer not in failures}
     synchronise = torch.cuda.synchronize if operands.rows.is_cuda else lambda: None
     times = take_turns(available, seconds, synchronise=synchronise)
 

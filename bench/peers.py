@@ -259,10 +259,14 @@ def captured(call: Callable[[], object]) -> Callable[[], object]:
     return graph.replay
 
 
-def failure(call: Callable[[], object]) -> str | None:
-    """Why a peer can't do its work here, such as a dtype that it has not or torch.compile without a compiler."""
+def failure(call: Callable[[], object], graphs: bool = False) -> str | None:
+    """Why a peer can't do its work here, such as a dtype that it has not or torch.compile without a compiler; or what
+    no graph can hold.
+    """
     try:
         call()
+        if graphs:
+            captured(call)
     except RuntimeError as error:
         return str(error).strip().partition("\n")[0] or type(error).__name__
     return None

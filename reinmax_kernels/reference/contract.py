@@ -89,7 +89,7 @@ def exp2(t: Tensor) -> Tensor:
 
 def _exp2_of_difference(x: Tensor, m: Tensor) -> Tensor:
     """E((x - m) log2 e), and 0 where x is -inf."""
-    log2_e = torch.tensor(LOG2_E, dtype=torch.float32, device=x.device)
+    log2_e = torch.full((), LOG2_E, dtype=torch.float32, device=x.device)
     return torch.where(x == -torch.inf, 0.0, exp2((x - m) * log2_e))
 
 

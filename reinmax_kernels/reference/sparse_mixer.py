@@ -17,7 +17,7 @@ _FACTORS = {1: (0.5, 1 << 31), 2: (0.3333, 3 << 30)}
 def _near_best(x: Tensor, jitter_eps: float) -> Tensor:
     """The logits, -inf where (max - x) / max(|x|, max) > 2 jitter_eps. 0 / 0 and what is not finite exceed nothing."""
     largest = x.amax(-1, keepdim=True)
-    limit = torch.tensor(2 * jitter_eps, dtype=x.dtype, device=x.device)
+    limit = torch.full((), 2 * jitter_eps, dtype=x.dtype, device=x.device)
     return torch.where((largest - x) / torch.maximum(x.abs(), largest) > limit, -torch.inf, x)
 
 
@@ -30,7 +30,7 @@ def _factor(version: int, is_best: Tensor, seed: Tensor, offset: int, row_offset
     factor, high_word = _FACTORS[version]
     low, high, *_ = contract.row_bits(is_best.numel(), seed, offset, row_offset)
     above = (high > high_word) | ((high == high_word) & (low > 0))
-    return torch.where(is_best | above, 1.0, torch.tensor(factor, dtype=torch.float64, device=is_best.device))
+    return torch.where(is_best | above, 1.0, torch.full((), factor, dtype=torch.float64, device=is_best.device))
 
 
 def sparse_mixer(
