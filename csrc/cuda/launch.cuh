@@ -40,10 +40,11 @@ constexpr int64_t ceil_divide(int64_t n, int64_t d) { return (n + d - 1) / d; }
 constexpr int64_t size_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
 // Of the `blocks` that a long row is read in, how many a thread block of so many warps takes: all of them, unless rows
-// are too few to occupy the device.
+// are too few to occupy the device. All thread blocks are resident at once then: a few more of them would take as long
+// again as the rest.
 inline int64_t blocks_per_part(int64_t rows, int64_t blocks, int warps) {
-  const int64_t wanted = ceil_divide(int64_t{kOccupyingWarps} * processors(), warps);
-  const int64_t parts = ceil_divide(wanted, rows);
+  const int64_t resident = ceil_divide(int64_t{kOccupyingWarps} * processors(), warps);
+  const int64_t parts = rows < resident ? resident / rows : 1;
   return ceil_divide(blocks, parts < blocks ? parts : blocks);
 }
 
