@@ -9,11 +9,13 @@
 
 namespace reinmax_kernels::cuda {
 
-// Of so many rounds that all warps together have to go, those of one warp: one, unless there are more than it takes to
-// occupy the device, and at most so many.
+// Of so many rounds that all warps together have to go, those of one warp: as many as let all warps be resident at
+// once, and at most so many. Fewer would leave a few warps for a second wave, which takes as long as the first.
 static int rounds_per_warp(int64_t rounds, int most) {
-  const int64_t warps = int64_t{kOccupyingWarps} * processors();
-  return int(std::min<int64_t>(most, std::max<int64_t>(1, rounds / warps)));
+  constexpr int kResidentWarps = 36;  // of a processor, in the 56 registers or fewer that these kernels take
+  const int64_t resident = int64_t{kResidentWarps} * processors();
+  const int64_t waves = ceil_divide(rounds, resident * most);
+  return int(ceil_divide(rounds, resident * waves));
 }
 
 static bool is_dense(const SampleArguments& arguments) { return arguments.probs != nullptr; }
