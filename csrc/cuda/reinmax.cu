@@ -11,7 +11,8 @@ struct ReinMax {
   static __device__ Real gradient(const Point<Real>& at, const Sums<Real>& row, Real) {
     const Real e_and_p = at.is_drawn ? Real(1) + at.p : at.p;
     const Real through_sample = e_and_p * (at.g - Real(0.5) * (row.g_drawn + row.p_g));
-    return through_sample - Real(0.5) * at.pi * (at.g - row.pi_g) + at.pi * (at.h - row.pi_h);
+    const Real through_probs = multiply_add(Real(-0.5), at.g - row.pi_g, at.h - row.pi_h);
+    return multiply_add(at.pi, through_probs, through_sample);
   }
 
   template <class Real>

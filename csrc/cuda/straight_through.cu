@@ -9,7 +9,7 @@ struct StraightThrough {
   // p (g - <p, g>) / tau + pi (h - <pi, h>).
   template <class Real>
   static __device__ Real gradient(const Point<Real>& at, const Sums<Real>& row, Real inverse_tau) {
-    return at.p * (at.g - row.p_g) * inverse_tau + at.pi * (at.h - row.pi_h);
+    return multiply_add(at.pi, at.h - row.pi_h, at.p * (at.g - row.p_g) * inverse_tau);
   }
 };
 
