@@ -42,11 +42,11 @@ void backward_short(const BackwardArguments& arguments, Stream stream) {
   launch(kernel, grid, kShortThreads, 0, stream, arguments, group);
 }
 
-template <class Estimator, class T, int kWidth, bool kTempered>
+template <class Estimator, class T, int kWidth, bool kTempered, bool kGradProbs>
 void backward_medium(const BackwardArguments& arguments, Stream stream) {
   const Logits& logits = arguments.logits;
-  const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T, kWidth> * kWarp));
-  const auto kernel = backward_medium_kernel<Estimator, T, kWidth, kTempered>;
+  const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T, kWidth, kGradProbs> * kWarp));
+  const auto kernel = backward_medium_kernel<Estimator, T, kWidth, kTempered, kGradProbs>;
   launch(kernel, dim3(shape.blocks), shape.threads, 0, stream, arguments, shape.warps);
 }
 
@@ -54,7 +54,7 @@ template <class Estimator, class T, int kWidth, bool kTempered, bool kAway>
 void backward_long(const BackwardArguments& arguments, void* scratch, Stream stream) {
   const Logits& logits = arguments.logits;
   const Parts parts = parts_of(logits, scratch);
-  const Shape shape(logits.rows, looping_warps(logits, kHeld<T, kWidth> * kWarp));
+  const Shape shape(logits.rows, looping_warps(logits, kHeld<T, kWidth, true> * kWarp));
   const auto launch_step = [&](Step step, int parts_that_work) {
     const auto kernel = backward_long_kernel<Estimator, T, kWidth, kTempered, kAway>;
     const dim3 grid(shape.blocks, unsigned(parts_that_work));
@@ -67,13 +67,20 @@ void backward_long(const BackwardArguments& arguments, void* scratch, Stream str
 
 template <class Estimator, class T, int kWidth, bool kTempered>
 void backward_beyond_short(const BackwardArguments& arguments, void* scratch, Stream stream) {
-  if constexpr (Estimator::kKnownAwayFromDrawn && !kTempered) {
-    if (arguments.grad_probs.data == nullptr) {
+  const int64_t categories = arguments.logits.categories;
+  if (arguments.grad_probs.data == nullptr) {
+    if constexpr (Estimator::kKnownAwayFromDrawn && !kTempered) {
       return backward_long<Estimator, T, kWidth, kTempered, true>(arguments, scratch, stream);
+    } else if constexpr (kHoldsMoreWithoutGradProbs<T, kWidth>) {
+      // Not where a warp would have registers for two rows.
+      constexpr int kLeast = kHeld<T, kWidth, true> * kWarp, kMost = kHeld<T, kWidth, false> * kMostWarps * kWarp;
+      if (kLeast < categories && categories <= kMost) {
+        return backward_medium<Estimator, T, kWidth, kTempered, false>(arguments, stream);
+      }
     }
   }
-  if (arguments.logits.categories <= kHeld<T, kWidth> * kMostWarps * kWarp) {
-    return backward_medium<Estimator, T, kWidth, kTempered>(arguments, stream);
+  if (categories <= kHeld<T, kWidth, true> * kMostWarps * kWarp) {
+    return backward_medium<Estimator, T, kWidth, kTempered, true>(arguments, stream);
   }
   backward_long<Estimator, T, kWidth, kTempered, false>(arguments, scratch, stream);
 }

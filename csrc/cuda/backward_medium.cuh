@@ -6,12 +6,16 @@
 
 namespace reinmax_kernels::cuda {
 
-// Of a row, to a thread: as many as half of a processor's threads can hold without a spill. Fewer where each element is
-// an access, whose address takes registers too.
-template <class T, int kWidth>
-constexpr int kHeld = std::is_same_v<T, double> ? 2 : (kWidth == 1 ? 4 : 8);
+// Of a row, to a thread: as many as half of a processor's threads can hold without a spill, the more the fewer
+// gradients there are. Fewer where each element is an access, whose address takes registers too.
+template <class T, int kWidth, bool kGradProbs>
+constexpr int kHeld = std::is_same_v<T, double> ? 2 : (kWidth == 1 ? 4 : (kGradProbs ? 8 : 16));
 
 constexpr int kMostThreads = 1024;  // of a block
+
+// Whether the registers of a block hold more of a row where there is no gradient of the probabilities.
+template <class T, int kWidth>
+constexpr bool kHoldsMoreWithoutGradProbs = kHeld<T, kWidth, false> > kHeld<T, kWidth, true>;
 
 // Makes the compiler compute again what it would keep of x, its exponentials: there are not registers for all of them.
 template <class Real, int kWidth>
@@ -23,11 +27,12 @@ __device__ __forceinline__ void forget_exponentials(Pack<Real, kWidth>& x) {
 }
 
 // A warp to a row, or a whole block. kWidth elements at a time, and fewer than 2 kWidth at a row's ends one by one.
-template <class Estimator, class T, int kWidth, bool kTempered>
+// Without kGradProbs there is no gradient of the probabilities.
+template <class Estimator, class T, int kWidth, bool kTempered, bool kGradProbs>
 __global__ void __launch_bounds__(kMostThreads, 1)
     backward_medium_kernel(const BackwardArguments arguments, Warps warps) {
   using Real = Computed<T>;
-  constexpr int kAccesses = kHeld<T, kWidth> / kWidth;
+  constexpr int kAccesses = kHeld<T, kWidth, kGradProbs> / kWidth;
   const int threads = warps.threads(), thread = warps.thread();
   const int64_t row = warps.row();
   if (row >= arguments.logits.rows) return;
@@ -38,13 +43,13 @@ __global__ void __launch_bounds__(kMostThreads, 1)
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) {
     const int access = a * threads + thread;
-    held[a] = upstream.template load<kWidth>(accesses.position(access), access < accesses.wide);
+    held[a] = upstream.template load<kWidth, kGradProbs>(accesses.position(access), access < accesses.wide);
   }
   const int j_single = accesses.position_of_single(thread);
   Operands<Real, 1> single;
-  if constexpr (kWidth > 1) single = upstream.template load<1>(j_single, accesses.has(j_single));
+  if constexpr (kWidth > 1) single = upstream.template load<1, kGradProbs>(j_single, accesses.has(j_single));
   const int drawn = int(arguments.index[row]);
-  const Real g_drawn = upstream.template load<1>(drawn, true).g[0];
+  const Real g_drawn = upstream.template load<1, kGradProbs>(drawn, true).g[0];
 
   const Exponentials<Real, kTempered> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments.tau);
   Partial<Real, kTempered> sums;
@@ -57,7 +62,8 @@ __global__ void __launch_bounds__(kMostThreads, 1)
   if constexpr (kWidth > 1) sums.add(single, of);
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) sums.add(held[a], of);
-  sums.combine(warps, arguments.grad_probs.data != nullptr);
+  sums.combine(warps, kGradProbs && arguments.grad_probs.data != nullptr);
+  if constexpr (!kGradProbs) sums.pi_h = 0;  // is known to the compiler so
 
   const Gradient<Estimator, Real, kTempered> gradient(of, sums, g_drawn);
   T* const out = static_cast<T*>(arguments.grad_logits) + row * arguments.logits.categories;
