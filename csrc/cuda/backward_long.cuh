@@ -1,6 +1,6 @@
-// Rows in a loop. They are read twice, for the sums and to write, unless the estimator knows its gradient away from the
-// drawn category without them. Where long rows are few, several blocks share each: sums in one launch, writes in
-// another.
+// Rows in a loop. They are read twice, for the sums and, backwards, to write, unless the estimator knows its gradient
+// away from the drawn category without them. Where long rows are few, several blocks share each: sums in one launch,
+// writes in another.
 #pragma once
 
 #include "cuda/parts.h"
@@ -44,11 +44,12 @@ struct Share {
   Accesses<kWidth> accesses;
   int thread, threads, part, elements;
 
-  // Calls body(operands, position of the first).
-  template <class Body>
+  // Calls body(operands, position of the first). A second pass goes backwards, for what was read last is in the caches.
+  template <bool kBackwards, class Body>
   __device__ __forceinline__ void for_each(Body body) const {
     const int first = part * (elements / kWidth), last = min(first + elements / kWidth, accesses.wide);
-    for (int a = first + thread; a < last; a += threads) {
+    const int step = kBackwards ? -threads : threads;
+    for (int a = kBackwards ? last - 1 - thread : first + thread; kBackwards ? a >= first : a < last; a += step) {
       const int j = accesses.position(a);
       body(upstream.template load<kWidth, kGradProbs>(j, true), j);
     }
@@ -83,11 +84,11 @@ __global__ void __launch_bounds__(kLongBackwardWarps * 32, 2)
   if (step != Step::kWrite) {
     if constexpr (kAway) {
       const Real g_drawn = at_drawn().g[0];
-      share.for_each([&](const auto& at, int j) {
+      share.template for_each<false>([&](const auto& at, int j) {
         store_adjacent(out + j, away_from_drawn<Estimator>(at, g_drawn, of.softmax, sums.pi_g));
       });
     } else {
-      share.for_each([&](const auto& at, int) {
+      share.template for_each<false>([&](const auto& at, int) {
         sums.make_relative_to(largest_in(at.x, sums.largest), of);
         sums.add(at, of);
       });
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(kLongBackwardWarps * 32, 2)
     warps.synchronize();  // what another thread wrote there, as if it were not the drawn category, comes first
     if (thread == 0) store_adjacent(out + drawn, gradient(at_drawn(), drawn, drawn));
   } else {
-    share.for_each([&](const auto& at, int j) { store_adjacent(out + j, gradient(at, j, drawn)); });
+    share.template for_each<true>([&](const auto& at, int j) { store_adjacent(out + j, gradient(at, j, drawn)); });
   }
 }
 

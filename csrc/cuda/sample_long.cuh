@@ -101,14 +101,15 @@ __global__ void __launch_bounds__(32 * kLongWarps, 4)
                 : log_sum_exp_of(chosen.row_largest, chosen.row_total);
     const Probability<T> probability(chosen.row_largest, chosen.row_total, log_sum_exp);
     DenseRow<T> out(arguments, row_number, -1);
-    if (first <= chosen.number && chosen.number < last && (chosen.number - first) % warps == warp) {
+    if (first <= chosen.number && chosen.number < last && (last - 1 - chosen.number) % warps == warp) {
       out.index = draw<T, kWidth>(row, categories, chosen, lane);
       if (lane == 0) {
         arguments.index[row_number] = out.index;
         arguments.log_sum_exp[row_number] = log_sum_exp;
       }
     }
-    for (int k = first + warp; k < last; k += warps) {
+    // Backwards, for what was read last is in the caches.
+    for (int k = last - 1 - warp; k >= first; k -= warps) {
       out.template store_chunk<kWidth>(row, k * contract::kChunk, categories, probability, lane);
     }
   }
