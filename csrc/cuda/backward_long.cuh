@@ -108,7 +108,9 @@ __global__ void __launch_bounds__(kLongBackwardWarps * 32, 2)
     warps.synchronize();  // what another thread wrote there, as if it were not the drawn category, comes first
     if (thread == 0) store_adjacent(out + drawn, gradient(at_drawn(), drawn, drawn));
   } else {
-    share.template for_each<true>([&](const auto& at, int j) { store_adjacent(out + j, gradient(at, j, drawn)); });
+    share.template for_each<true>([&](const auto& at, int j) {
+      store_adjacent(out + j, gradient(at, j, drawn), true);  // what is to be read once more stays in the caches
+    });
   }
 }
 

@@ -65,15 +65,16 @@ struct DenseRow {
 
   // From category `j` on.
   template <int kWidth>
-  __device__ __forceinline__ void store(int j, const Pack<Computed<T>, kWidth>& p) const {
+  __device__ __forceinline__ void store(int j, const Pack<Computed<T>, kWidth>& p, bool streamed = false) const {
     Pack<T, kWidth> is_drawn;
 #pragma unroll
     for (int e = 0; e < kWidth; ++e) is_drawn[e] = index - j == e ? one<T>() : zero<T>();
-    store_bits(one_hot + j, is_drawn);
-    store_adjacent<T>(probs + j, p);
+    store_bits(one_hot + j, is_drawn, streamed);
+    store_adjacent<T>(probs + j, p, streamed);
   }
 
-  // Of the chunk from `first` on, by a warp, from its logits once more.
+  // Of the chunk from `first` on, by a warp, from its logits once more, which other warps' outputs are not to displace
+  // in the caches.
   template <int kWidth>
   __device__ __forceinline__ void store_chunk(const LogitsRow<T>& row, int first, int categories,
                                               const Probability<T>& probability, int lane) const {
@@ -90,7 +91,7 @@ struct DenseRow {
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
         const int j = start + i * 32 * kWidth;
-        if (j < last) store(j, probability(x[i]));
+        if (j < last) store(j, probability(x[i]), true);
       }
     }
   }

@@ -147,20 +147,25 @@ __device__ __forceinline__ Pack<T, kWidth> load_adjacent(const T* from) {
   return elements;
 }
 
+// As an assignment, the compiler may take it apart. What is streamed leaves the caches before all else.
 template <class T, int kWidth>
-__device__ __forceinline__ void store_bits(T* to, const Pack<T, kWidth>& elements) {
+__device__ __forceinline__ void store_bits(T* to, const Pack<T, kWidth>& elements, bool streamed = false) {
   using Bits = typename BitsOf<sizeof(T) * kWidth>::Type;
   Bits bits;
   memcpy(&bits, &elements, sizeof(bits));
-  __stwb(reinterpret_cast<Bits*>(to), bits);  // as an assignment, the compiler may take it apart
+  if (streamed) {
+    __stcs(reinterpret_cast<Bits*>(to), bits);
+  } else {
+    __stwb(reinterpret_cast<Bits*>(to), bits);
+  }
 }
 
 template <class T, int kWidth>
-__device__ __forceinline__ void store_adjacent(T* to, const Pack<Computed<T>, kWidth>& values) {
+__device__ __forceinline__ void store_adjacent(T* to, const Pack<Computed<T>, kWidth>& values, bool streamed = false) {
   Pack<T, kWidth> elements;
 #pragma unroll
   for (int e = 0; e < kWidth; ++e) elements[e] = rounded<T>(values[e]);
-  store_bits(to, elements);
+  store_bits(to, elements, streamed);
 }
 
 }  // namespace reinmax_kernels::cuda
