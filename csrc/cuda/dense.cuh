@@ -19,9 +19,10 @@ template <class T>
 class Probability {
  public:
   __device__ __forceinline__ Probability(float largest, uint64_t sum, double log_sum_exp) : log_sum_exp_(log_sum_exp) {
+    constexpr float kLargestWeight = float(uint64_t{1} << contract::kWeightBits);
     if (std::is_same_v<T, float>) {
       origin_ = reference_point(largest);
-      scale_ = 2 * inverse(sum);
+      scale_ = kLargestWeight * inverse(sum);
     } else {
       float bits;
       asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(bits) : "f"(__ull2float_rn(sum)));
@@ -37,16 +38,22 @@ class Probability {
       if constexpr (std::is_same_v<T, double>) {
         x[e] = exp(x[e] - log_sum_exp_);
       } else if constexpr (std::is_same_v<T, float>) {
-        x[e] = half_weight(x[e], origin_) * scale_;
-      } else {  // by the hardware's exponential, whose error is far below the rounding of half types
-        const float exponent = __fmaf_rn(x[e] - origin_, contract::kLog2E, scale_);
-        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(x[e]) : "f"(exponent));
+        x[e] = power_of_two((x[e] - origin_) * contract::kLog2E) * scale_;
+      } else {
+        x[e] = power_of_two(__fmaf_rn(x[e] - origin_, contract::kLog2E, scale_));
       }
     }
     return x;
   }
 
  private:
+  // The hardware's, whose relative error is 2^-22: draws are made from weights, which are exact.
+  static __device__ __forceinline__ float power_of_two(float exponent) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(exponent));
+    return result;
+  }
+
   float origin_, scale_;  // the scale is a factor or, of half types, a power of two
   double log_sum_exp_;
 };
