@@ -72,33 +72,59 @@ struct DenseRow {
 
   // From category `j` on.
   template <int kWidth>
-  __device__ __forceinline__ void store(int j, const Pack<Computed<T>, kWidth>& p, bool streamed = false) const {
+  __device__ __forceinline__ void store(int j, const Pack<Computed<T>, kWidth>& p) const {
     Pack<T, kWidth> is_drawn;
 #pragma unroll
     for (int e = 0; e < kWidth; ++e) is_drawn[e] = index - j == e ? one<T>() : zero<T>();
-    store_bits(one_hot + j, is_drawn, streamed);
-    store_adjacent<T>(probs + j, p, streamed);
+    store_bits(one_hot + j, is_drawn);
+    store_adjacent<T>(probs + j, p);
   }
 
   // Of the chunk from `first` on, by a warp, from its logits once more, which other warps' outputs are not to displace
-  // in the caches.
+  // in the caches. The one of the one-hot comes last, so that no other position is compared with it.
   template <int kWidth>
   __device__ __forceinline__ void store_chunk(const LogitsRow<T>& row, int first, int categories,
                                               const Probability<T>& probability, int lane) const {
-    constexpr int kAtOnce = sizeof(T) == 8 ? 1 : kWidth > 1 ? 8 / kWidth : 4;  // accesses, for memory's latency
     const int last = min(first + contract::kChunk, categories);
+    if (row.mask.start == nullptr && (last - first) % (kAtOnce<kWidth> * 32 * kWidth) == 0) {
+      store_without_the_one<kWidth, true>(row, first, last, probability, lane);
+    } else {
+      store_without_the_one<kWidth, false>(row, first, last, probability, lane);
+    }
+    __syncwarp();
+    if (lane == 0 && first <= index && index < last) one_hot[index] = one<T>();
+  }
+
+ private:
+  template <int kWidth>
+  static constexpr int kAtOnce = sizeof(T) == 8 ? 1
+                                 : kWidth > 1   ? 8 / kWidth
+                                                : 4;  // accesses, for memory's latency
+
+  // kWhole: without a mask, and as many as all lanes take at once.
+  template <int kWidth, bool kWhole>
+  __device__ __forceinline__ void store_without_the_one(const LogitsRow<T>& row, int first, int last,
+                                                        const Probability<T>& probability, int lane) const {
+    Pack<T, kWidth> zeros;
+    zeros.fill(zero<T>());
 #pragma unroll 1
-    for (int start = first + lane * kWidth; start < last; start += kAtOnce * 32 * kWidth) {
-      Pack<Computed<T>, kWidth> x[kAtOnce];
+    for (int start = first + lane * kWidth; start < last; start += kAtOnce<kWidth> * 32 * kWidth) {
+      Pack<Computed<T>, kWidth> x[kAtOnce<kWidth>];
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
+      for (int i = 0; i < kAtOnce<kWidth>; ++i) {
         const int j = start + i * 32 * kWidth;
-        x[i] = row.template load<kWidth>(j, j < last);
+        if constexpr (kWhole) {
+          x[i] = all_computed(load_adjacent<kWidth>(row.values.start + j));
+        } else {
+          x[i] = row.template load<kWidth>(j, j < last);
+        }
       }
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
+      for (int i = 0; i < kAtOnce<kWidth>; ++i) {
         const int j = start + i * 32 * kWidth;
-        if (j < last) store(j, probability(x[i]), true);
+        if (!kWhole && j >= last) continue;
+        store_bits(one_hot + j, zeros, true);
+        store_adjacent<T>(probs + j, probability(x[i]), true);
       }
     }
   }
