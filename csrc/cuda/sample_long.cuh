@@ -88,24 +88,32 @@ __global__ void __launch_bounds__(32 * kLongWarps, 4)
   }
   if (!work.draws) return;
 
-  const int threads = !kDense && work.weighs ? 32 : blockDim.x;  // a warp is enough where all else is done
-  if (threadIdx.x >= threads) return;
-  const ChosenChunk chosen = choose_chunk(arguments, row_number, chunks, work.count, threads);
+  const int threads = work.weighs ? 32 : blockDim.x;  // a warp is enough for the chunks of shared memory
+  ChosenChunk chosen;
+  if (threadIdx.x < threads) chosen = choose_chunk(arguments, row_number, chunks, work.count, threads);
   if constexpr (!kDense) {
     if (warp > 0) return;
     const int index = draw<T, kWidth>(row, categories, chosen, lane);
     if (lane == 0) arguments.index[row_number] = index;
   } else {
-    const double log_sum_exp =
-        kDouble ? log_sum_exp_of_parts(chunks.log_sum_exp, chosen.row_total > 0 ? work.count : 0, lane)
-                : log_sum_exp_of(chosen.row_largest, chosen.row_total);
+    if (work.weighs) {
+      __shared__ ChosenChunk told;
+      if (threadIdx.x == 0) told = chosen;
+      __syncthreads();
+      chosen = told;
+    }
+    double log_sum_exp = 0;
+    if constexpr (kDouble) {
+      log_sum_exp = log_sum_exp_of_parts(chunks.log_sum_exp, chosen.row_total > 0 ? work.count : 0, lane);
+    }
     const Probability<T> probability(chosen.row_largest, chosen.row_total, log_sum_exp);
     DenseRow<T> out(arguments, row_number, -1);
     if (first <= chosen.number && chosen.number < last && (last - 1 - chosen.number) % warps == warp) {
       out.index = draw<T, kWidth>(row, categories, chosen, lane);
       if (lane == 0) {
         arguments.index[row_number] = out.index;
-        arguments.log_sum_exp[row_number] = log_sum_exp;
+        arguments.log_sum_exp[row_number] =
+            kDouble ? log_sum_exp : log_sum_exp_of(chosen.row_largest, chosen.row_total);
       }
     }
     // Backwards, for what was read last is in the caches.

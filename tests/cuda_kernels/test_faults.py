@@ -65,6 +65,7 @@ BLOCK, WARP = "__syncthreads();", "__syncwarp();"
 FAULTS = {
     # A missing barrier.
     "chunks weighed": ("long", RACE, "sample_long.cuh", f"chunks, lane);\n    {BLOCK}", "chunks, lane);"),
+    "chunk told": ("long", RACE, "sample_long.cuh", f"told = chosen;\n      {BLOCK}", "told = chosen;"),
     "largest of chunks": ("in parts", RACE, "chunks.cuh", "hit = 0;\n  }\n  synchronize();", "hit = 0;\n  }"),
     "sums of chunks": ("in parts", RACE, "chunks.cuh", "= through;\n  synchronize();", "= through;"),
     "uniforms": ("medium", RACE, "sample_medium.cuh", f"rows, thread);\n  {BLOCK}", "rows, thread);"),
