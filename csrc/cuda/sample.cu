@@ -48,6 +48,19 @@ static int chunks_per_dense_draw(const SampleArguments& arguments) {
   return int(std::max({int64_t{chunks_per_part(logits)}, least, ceil_divide(count, kMostParts)}));
 }
 
+// Of a block that has a row to itself, at most. One of them chooses the chunk while the others wait, so there are few
+// where rows suffice for two waves of blocks. But rows that are read once more, to write the dense outputs, are to be
+// in the caches still: all that blocks are at takes up about half of L2.
+static int64_t warps_of_row(const SampleArguments& arguments) {
+  constexpr int64_t kBytesOfWarp = 8192;
+  const Logits& logits = arguments.logits;
+  const int64_t in_two_waves = 2 * int64_t{kOccupyingWarps} * processors() / logits.rows;
+  if (in_two_waves > kLongWarps) return kLongWarps;
+  const int64_t least = std::max<int64_t>(1, in_two_waves);
+  if (!is_dense(arguments)) return least;
+  return std::clamp<int64_t>(logits.categories * size_of(logits.dtype) / kBytesOfWarp, least, kLongWarps);
+}
+
 int64_t sample_scratch_bytes(const SampleArguments& arguments) {
   const Logits& logits = arguments.logits;
   const int64_t count = chunks_of(logits);
@@ -111,7 +124,7 @@ static void sample_long(const SampleArguments& arguments, void* scratch, Stream 
   const auto run = [&](const Chunks& chunks, int per_part, bool weighs, bool draws) {
     const LongWork work{chunks, count, per_part, int(ceil_divide(count, per_part)), weighs, draws};
     // As many warps as leave none idle while others take one chunk more.
-    const int64_t rounds = ceil_divide(per_part, kLongWarps);
+    const int64_t rounds = ceil_divide(per_part, weighs && draws ? warps_of_row(arguments) : kLongWarps);
     const int64_t warps = weighs || kDense ? ceil_divide(per_part, rounds) : kLongWarps;
     const int64_t shared_bytes = weighs && draws ? Chunks::bytes(count, kWithLogSumExp) : 0;
     launch(sample_long_kernel<T, kWidth, kDense>, dim3(unsigned(logits.rows * work.parts)), int(32 * warps),
