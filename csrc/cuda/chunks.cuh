@@ -5,7 +5,10 @@
 
 namespace reinmax_kernels::cuda {
 
-constexpr int kLongWarps = 8;  // of a block, at most
+constexpr int kLongWarps = 8;  // of a block, at most, unless it has a dense row to itself
+
+template <bool kDense>
+constexpr int kMostLongWarps = kDense ? 16 : kLongWarps;
 
 // Of the chunks of a row, or of all rows [N, chunks]: the sum of weights; of float64 logits whose probabilities are
 // wanted the log-sum-exp, else null; and the largest logit.
@@ -53,8 +56,8 @@ struct ChosenChunk {
 // it once more.
 __device__ __forceinline__ ChosenChunk choose_chunk(const SampleArguments& arguments, int64_t row, const Chunks& chunks,
                                                     int count, int threads) {
-  __shared__ float largest_of_warp[kLongWarps];
-  __shared__ uint64_t total_of_warp[kLongWarps];
+  __shared__ float largest_of_warp[kMostLongWarps<true>];
+  __shared__ uint64_t total_of_warp[kMostLongWarps<true>];
   __shared__ Uniforms uniform;
   __shared__ int hit;
   const int thread = int(threadIdx.x), lane = thread % 32, warp = thread / 32;

@@ -58,7 +58,7 @@ static int64_t warps_of_row(const SampleArguments& arguments) {
   if (in_two_waves > kLongWarps) return kLongWarps;
   const int64_t least = std::max<int64_t>(1, in_two_waves);
   if (!is_dense(arguments)) return least;
-  return std::clamp<int64_t>(logits.categories * size_of(logits.dtype) / kBytesOfWarp, least, kLongWarps);
+  return std::clamp<int64_t>(logits.categories * size_of(logits.dtype) / kBytesOfWarp, least, kMostLongWarps<true>);
 }
 
 int64_t sample_scratch_bytes(const SampleArguments& arguments) {

@@ -69,7 +69,7 @@ __device__ __forceinline__ int draw(const LogitsRow<T>& row, int categories, con
 }
 
 template <class T, int kWidth, bool kDense>
-__global__ void __launch_bounds__(32 * kLongWarps, 4)
+__global__ void __launch_bounds__(32 * kMostLongWarps<kDense>, 32 / kMostLongWarps<kDense>)
     sample_long_kernel(const SampleArguments arguments, const LongWork work) {
   extern __shared__ uint64_t chunk_memory[];
   constexpr bool kDouble = std::is_same_v<T, double>;
