@@ -39,11 +39,27 @@ __global__ void __launch_bounds__(kMostThreads, 1)
 
   const Upstream<T> upstream(arguments, RowNumber(row, arguments.logits.inner));
   const Accesses<kWidth> accesses(upstream.logits.values.start, int(arguments.logits.categories));
+  // What is read beyond the row's last access is that access, in vain, for that takes no branch.
+  const auto position = [&](int a) { return accesses.position(min(a * threads + thread, accesses.wide - 1)); };
+  StoredOperands<T, kWidth> stored[kAccesses];
+#pragma unroll
+  for (int a = 0; a < kAccesses; ++a) stored[a] = upstream.template load_stored<kWidth>(position(a));
+  if (kGradProbs && upstream.has_grad_probs()) {
+#pragma unroll
+    for (int a = 0; a < kAccesses; ++a) stored[a].h = upstream.grad_probs.template load<kWidth>(position(a));
+  }
+  if (upstream.has_mask()) {
+    Pack<unsigned char, kWidth> allowed[kAccesses];
+#pragma unroll
+    for (int a = 0; a < kAccesses; ++a) allowed[a] = upstream.template load_mask<kWidth>(position(a));
+#pragma unroll
+    for (int a = 0; a < kAccesses; ++a) stored[a].forbid_unless(allowed[a]);
+  }
   Operands<Real, kWidth> held[kAccesses];
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) {
-    const int access = a * threads + thread;
-    held[a] = upstream.template load<kWidth, kGradProbs>(accesses.position(access), access < accesses.wide);
+    if (a * threads + thread >= accesses.wide) stored[a].x.fill(minus_infinity<T>());
+    held[a] = upstream.template operands<kGradProbs>(stored[a]);
   }
   const int j_single = accesses.position_of_single(thread);
   Operands<Real, 1> single;

@@ -85,22 +85,6 @@ struct LogitsRow {
   }
 };
 
-// A gradient at the same elements: 0 where there is none, and where the category can't be drawn, whatever arrived
-// there.
-template <int kWidth, class T>
-__device__ __forceinline__ Pack<Computed<T>, kWidth> load_gradient(const Row<T>& gradient,
-                                                                   const Pack<Computed<T>, kWidth>& x, int j,
-                                                                   bool inside) {
-  Pack<Computed<T>, kWidth> g;
-  g.fill(0);
-  if (inside && gradient.start != nullptr) {
-    const auto loaded = gradient.template load<kWidth>(j);
-#pragma unroll
-    for (int e = 0; e < kWidth; ++e) g[e] = x[e] == -infinity<Computed<T>>() ? 0 : computed(loaded[e]);
-  }
-  return g;
-}
-
 // Whether every access to the widest many of these rows' elements, of so many bytes each, is to one aligned piece of
 // memory.
 template <class T>

@@ -12,26 +12,81 @@ struct Operands {
   Pack<Real, kWidth> x, g, h;
 };
 
+// The same as they lie in memory.
+template <class T, int kWidth>
+struct StoredOperands {
+  Pack<T, kWidth> x, g, h;
+
+  __device__ __forceinline__ void forbid_unless(const Pack<unsigned char, kWidth>& allowed) {
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) x[e] = allowed[e] ? x[e] : minus_infinity<T>();
+  }
+};
+
 template <class T>
 struct Upstream {
   using Real = Computed<T>;
 
   LogitsRow<T> logits;
   Row<T> grad_one_hot, grad_probs;
+  const BackwardArguments& arguments;
 
+  // In place of a gradient that is absent the logits are read, in vain, for that takes no branch.
   __device__ __forceinline__ Upstream(const BackwardArguments& arguments, const RowNumber& row)
       : logits(arguments.logits, row),
         grad_one_hot(arguments.grad_one_hot, row),
-        grad_probs(arguments.grad_probs, row) {}
+        grad_probs(arguments.grad_probs, row),
+        arguments(arguments) {
+    if (!has_grad_one_hot()) grad_one_hot = logits.values;
+  }
 
   // Without kGradProbs there is no gradient of the probabilities.
   template <int kWidth, bool kGradProbs = true>
   __device__ __forceinline__ Operands<Real, kWidth> load(int j, bool inside) const {
-    Operands<Real, kWidth> at;
-    at.x = logits.template load<kWidth>(j, inside);
-    at.g = load_gradient<kWidth, T>(grad_one_hot, at.x, j, inside);
+    StoredOperands<T, kWidth> at;
+    at.x.fill(minus_infinity<T>());
+    at.g.fill(zero<T>());
+    at.h.fill(zero<T>());
+    if (inside) {
+      at = load_stored<kWidth>(j);
+      if (kGradProbs && has_grad_probs()) at.h = grad_probs.template load<kWidth>(j);
+      if (has_mask()) at.forbid_unless(load_mask<kWidth>(j));
+    }
+    return operands<kGradProbs>(at);
+  }
+
+  // Logits and gradient of the one-hot: loads of which none waits for what another has brought. h is 0.
+  template <int kWidth>
+  __device__ __forceinline__ StoredOperands<T, kWidth> load_stored(int j) const {
+    StoredOperands<T, kWidth> at;
+    at.x = load_adjacent<kWidth>(logits.values.start + j);
+    at.g = grad_one_hot.template load<kWidth>(j);
+    at.h.fill(zero<T>());
+    return at;
+  }
+
+  // From the arguments, for this to take no register.
+  __device__ __forceinline__ bool has_grad_one_hot() const { return arguments.grad_one_hot.data != nullptr; }
+  __device__ __forceinline__ bool has_grad_probs() const { return grad_probs.start != nullptr; }
+  __device__ __forceinline__ bool has_mask() const { return logits.mask.start != nullptr; }
+
+  template <int kWidth>
+  __device__ __forceinline__ Pack<unsigned char, kWidth> load_mask(int j) const {
+    return load_adjacent<kWidth>(logits.mask.start + j);
+  }
+
+  // Where the category can't be drawn gradients are 0, whatever arrived there.
+  template <bool kGradProbs, int kWidth>
+  __device__ __forceinline__ Operands<Real, kWidth> operands(const StoredOperands<T, kWidth>& stored) const {
+    Operands<Real, kWidth> at{all_computed(stored.x), all_computed(stored.g), {}};
     at.h.fill(0);
-    if constexpr (kGradProbs) at.h = load_gradient<kWidth, T>(grad_probs, at.x, j, inside);
+    if constexpr (kGradProbs) at.h = all_computed(stored.h);
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) {
+      const bool drawable = at.x[e] != -infinity<Real>();
+      at.g[e] = drawable && has_grad_one_hot() ? at.g[e] : 0;
+      if constexpr (kGradProbs) at.h[e] = drawable ? at.h[e] : 0;
+    }
     return at;
   }
 };
