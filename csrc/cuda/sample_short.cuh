@@ -77,11 +77,28 @@ class Stage {
   alignas(16) T elements_[32 * kShortElements<T, 1>];
 };
 
+// Of a row's categories from `begin` on, without waiting for one access between two: in place of those beyond the row
+// the row's last ones.
+template <int kWidth, class T, int kAccesses>
+__device__ __forceinline__ void load_side_by_side(const LogitsRow<T>& row, int begin, int categories,
+                                                  Pack<T, kWidth> (&stored)[kAccesses]) {
+  const auto position = [=](int a) { return min(begin + a * kWidth, categories - kWidth); };
+#pragma unroll
+  for (int a = 0; a < kAccesses; ++a) stored[a] = load_adjacent<kWidth>(row.values.start + position(a));
+  if (row.mask.start == nullptr) return;
+#pragma unroll
+  for (int a = 0; a < kAccesses; ++a) {
+    const auto allowed = load_adjacent<kWidth>(row.mask.start + position(a));
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) stored[a][e] = allowed[e] ? stored[a][e] : minus_infinity<T>();
+  }
+}
+
 template <class T, int kWidth, bool kDense>
 __global__ void __launch_bounds__(32 * kShortWarps, 8)
     sample_short_kernel(const SampleArguments arguments, const ShortWork work) {
   constexpr int kElements = kShortElements<T, kWidth>;
-  constexpr bool kDouble = std::is_same_v<T, double>, kStaged = kWidth == 1;
+  constexpr bool kDouble = std::is_same_v<T, double>, kStaged = kWidth == 1, kAtOnce = !kStaged && !kDouble;
   using Real = Computed<T>;
   __shared__ NumbersOfRows<T, kDense, 32> numbers_of_warp[kShortWarps];
   __shared__ Stage<T> stage_of_warp[kStaged ? kShortWarps : 1];
@@ -117,14 +134,26 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
     };
 
     float x[kElements], largest = -infinity<float>();
-#pragma unroll
-    for (int i = 0; i < kElements; i += kWidth) {
-      if (i >= elements) break;
-      const auto loaded = load(i);
+    const auto take = [&](int i, const Pack<Real, kWidth>& loaded) {
 #pragma unroll
       for (int e = 0; e < kWidth; ++e) {
         x[i + e] = draw_value(loaded[e]);
         largest = larger_or_nan(largest, x[i + e]);
+      }
+    };
+    if constexpr (kAtOnce) {
+      Pack<T, kWidth> stored[kElements / kWidth];
+      load_side_by_side(row, begin, categories, stored);
+#pragma unroll
+      for (int i = 0; i < kElements; i += kWidth) {
+        if (i >= count) stored[i / kWidth].fill(minus_infinity<T>());
+        take(i, all_computed(stored[i / kWidth]));
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kElements; i += kWidth) {
+        if (i >= elements) break;
+        take(i, load(i));
       }
     }
     largest = largest_or_nan(largest, threads);
