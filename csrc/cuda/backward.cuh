@@ -70,8 +70,12 @@ void backward_beyond_short(const BackwardArguments& arguments, void* scratch, St
   const int64_t categories = arguments.logits.categories;
   if (arguments.grad_probs.data == nullptr) {
     if constexpr (Estimator::kKnownAwayFromDrawn && !kTempered) {
-      return backward_long<Estimator, T, kWidth, kTempered, true>(arguments, scratch, stream);
-    } else if constexpr (kHoldsMoreWithoutGradProbs<T, kWidth>) {
+      constexpr int kMostHeld = 1024;  // of what could be in a loop, whose few accesses would come one after the other
+      if (categories > kMostHeld || !kHoldsMoreWithoutGradProbs<T, kWidth>) {
+        return backward_long<Estimator, T, kWidth, false, true>(arguments, scratch, stream);
+      }
+    }
+    if constexpr (kHoldsMoreWithoutGradProbs<T, kWidth>) {
       // Not where a warp would have registers for two rows.
       constexpr int kLeast = kHeld<T, kWidth, true> * kWarp, kMost = kHeld<T, kWidth, false> * kMostWarps * kWarp;
       if (kLeast < categories && categories <= kMost) {
