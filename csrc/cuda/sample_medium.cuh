@@ -16,11 +16,12 @@ __global__ void __launch_bounds__(32 * kMediumRows, 4) sample_medium_kernel(cons
   const int categories = int(arguments.logits.categories);
   const int64_t first = int64_t(blockIdx.x) * kMediumRows;
   const int rows = int(min(int64_t(kMediumRows), arguments.logits.rows - first));
+  // Loads are under way while the uniforms are computed; a warp without a row has the last one's.
+  const LogitsRow<T> row(arguments.logits, RowNumber(first + min(r, rows - 1), arguments.logits.inner));
+  const WarpChunk<T, kWidth, ChunkKind::kBySegment> chunk(row, 0, categories, lane);
   numbers.start(arguments, first, rows, thread);
   __syncthreads();
   if (r < rows) {
-    const LogitsRow<T> row(arguments.logits, RowNumber(first + r, arguments.logits.inner));
-    const WarpChunk<T, kWidth, ChunkKind::kBySegment> chunk(row, 0, categories, lane);
     const float largest = chunk.largest();
     const uint64_t own = chunk.segment_total(largest, lane);
     const auto [category, total] = draw_element<T, kWidth>(row, 0, categories, largest, own, numbers.uniform(r), lane);
