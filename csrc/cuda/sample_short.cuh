@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
         take(i, load(i));
       }
     }
-    largest = largest_or_nan(largest, threads);
+    largest = threads == 32 ? largest_or_nan(largest) : largest_or_nan(largest, threads);
     const float reference = reference_point(largest);
     float half_weights[kElements] = {};
     WeightSum sum;
@@ -166,7 +166,8 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
       half_weights[i] = half_weight(x[i], reference);
       sum.add(half_weights[i]);
     }
-    const uint64_t own = sum.total(elements), through = inclusive_sum(own, rank, threads);
+    const WeightSum to_here = threads == 32 ? sum.up_to(rank, 32) : sum.up_to(rank, threads);
+    const uint64_t own = sum.total(elements), through = to_here.total((rank + 1) * elements);
     const uint64_t total = shuffle(through, lane | (threads - 1));
     const uint64_t target = contract::multiply_high(numbers.uniform(r), total);
     int index = element_above(half_weights, elements, through - own, through, target, rank);

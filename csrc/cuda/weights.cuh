@@ -104,6 +104,19 @@ class WeightSum {
     return sum;
   }
 
+  // Over the threads of a group up to this one; `rank` is a thread's number in its group.
+  __device__ __forceinline__ WeightSum up_to(int rank, int threads) const {
+    WeightSum sum = *this;
+#pragma unroll
+    for (int distance = 1; distance < threads; distance *= 2) {
+      const unsigned high = __shfl_up_sync(kAllLanes, sum.high_, distance);
+      const unsigned low = __shfl_up_sync(kAllLanes, sum.low_, distance);
+      sum.high_ += rank >= distance ? high : 0;
+      sum.low_ += rank >= distance ? low : 0;
+    }
+    return sum;
+  }
+
   // After so many additions.
   __device__ __forceinline__ uint64_t total(int additions) const {
     const int high = int(high_ - unsigned(additions) * WeightBits::kHighZero);
