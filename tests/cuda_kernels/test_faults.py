@@ -80,6 +80,7 @@ FAULTS = {
     # The end of a row.
     "tail of a chunk": ("long", OUTSIDE, "warp_chunk.cuh", "j < count_)", "j <= count_)"),
     "tail of a gradient": ("medium gradient", OUTSIDE, "backward_medium.cuh", "access < acc", "access <= acc"),
+    "access in vain": ("medium gradient", WRONG, "backward_medium.cuh", ">= accesses.wide", "> accesses.wide"),
     "last row": ("an odd number of few", OUTSIDE, "sample_few.cuh", "first + 1 == rows;", "first + 1 > rows;"),
     "last element": ("medium gradient", WRONG, "upstream.cuh", "return j < categories", "return j < categories - 1"),
     # What is read.

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from device_results import REFERENCE, seed
+from device_results import BACKWARDS, REFERENCE, seed
 
 
 def check(executed, logits, g, mask):
@@ -54,6 +54,19 @@ def test_gradients_that_lie_otherwise_than_logits(executed, g):
     shape = (2, 3, 2, 7)
     gradient = torch.randn(()).expand(shape) if g == "one number" else LAYOUTS[g](shape)
     check(executed, torch.randn(shape), gradient, None)
+
+
+@pytest.mark.parametrize("given", ["g", "h", "gh"])
+@pytest.mark.parametrize("tau", [None, 0.5])
+@pytest.mark.parametrize("name", BACKWARDS)
+def test_masks_and_absent_gradients_of_rows_in_registers(executed, name, tau, given):
+    logits, mask = torch.randn(2, 1001), some(2, 1001)
+    g, h = (torch.randn(2, 1001).where(mask, torch.nan) if letter in given else None for letter in "gh")
+    tau = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+    arguments = g, h, logits, *REFERENCE["sample_dense"](logits, seed(), mask, 0, 0)[2:], mask, tau
+    with executed() as device:
+        grad = getattr(device, name)(*arguments)
+    assert torch.allclose(grad, REFERENCE[name](*arguments), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 1, 7), (5, 1), (1,)])
