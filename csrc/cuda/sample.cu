@@ -50,9 +50,9 @@ static int chunks_per_dense_draw(const SampleArguments& arguments) {
 
 // Of a block that has a row to itself, at most. One of them chooses the chunk while the others wait, so there are few
 // where rows suffice for two waves of blocks. But rows that are read once more, to write the dense outputs, are to be
-// in the caches still: all that blocks are at takes up about half of L2.
+// in the caches still: all that blocks are at takes up about a quarter of L2.
 static int64_t warps_of_row(const SampleArguments& arguments) {
-  constexpr int64_t kBytesOfWarp = 8192;
+  constexpr int64_t kBytesOfWarp = 4096;
   const Logits& logits = arguments.logits;
   const int64_t in_two_waves = 2 * int64_t{kOccupyingWarps} * processors() / logits.rows;
   if (in_two_waves > kLongWarps) return kLongWarps;
