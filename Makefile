@@ -42,13 +42,14 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE_SOURCES) \
-		$(wildcard tests/native/*.[ch]* tests/ptx/kernels/* tests/cuda_kernels/*.cpp)
+		$(wildcard tests/native/*.[ch]* tests/native/*/*.[ch]* tests/native/*/cuda/* tests/ptx/kernels/*) \
+		$(wildcard tests/cuda_kernels/*.cpp)
 	$(BIN)/mypy
 
-# The native code under AddressSanitizer and UndefinedBehaviorSanitizer.
+# The native code, and the CUDA kernels compiled for the host, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: install
 	REINMAX_KERNELS_SANITIZE=1 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/test_native.py
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/test_native.py tests/test_native_cuda.py
 
 # On a machine with a GPU, beside the torch that is there: `make gpu PYTHON=python`. The CUDA kernels are built where nvcc
 # is found. Memory and races are checked where compute-sanitizer is found, and counters read where Nsight Compute is; times

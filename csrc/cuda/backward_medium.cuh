@@ -22,7 +22,7 @@ template <class Real, int kWidth>
 __device__ __forceinline__ void forget_exponentials(Pack<Real, kWidth>& x) {
 #pragma unroll
   for (Real& each : x.at) {
-    if constexpr (std::is_same_v<Real, float>) asm volatile("" : "+f"(each));
+    if constexpr (std::is_same_v<Real, float>) each = opaque(each);
   }
 }
 

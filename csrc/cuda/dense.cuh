@@ -7,11 +7,7 @@
 namespace reinmax_kernels::cuda {
 
 // One over a sum of weights, infinite for no sum.
-__device__ __forceinline__ float inverse(uint64_t sum) {
-  float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(__ull2float_rn(sum)));
-  return result;
-}
+__device__ __forceinline__ float inverse(uint64_t sum) { return approximate_reciprocal(__ull2float_rn(sum)); }
 
 // exp(x - log_sum_exp) of a row whose log-sum-exp is told by its largest logit and its sum of weights, or, of float64,
 // by itself. NaN where there is no sum.
@@ -24,10 +20,8 @@ class Probability {
       origin_ = reference_point(largest);
       scale_ = kLargestWeight * inverse(sum);
     } else {
-      float bits;
-      asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(bits) : "f"(__ull2float_rn(sum)));
       origin_ = largest;
-      scale_ = contract::kWeightBits - bits;
+      scale_ = contract::kWeightBits - approximate_log2(__ull2float_rn(sum));
     }
   }
 
@@ -38,22 +32,15 @@ class Probability {
       if constexpr (std::is_same_v<T, double>) {
         x[e] = exp(x[e] - log_sum_exp_);
       } else if constexpr (std::is_same_v<T, float>) {
-        x[e] = power_of_two((x[e] - origin_) * contract::kLog2E) * scale_;
+        x[e] = approximate_exp2((x[e] - origin_) * contract::kLog2E) * scale_;
       } else {
-        x[e] = power_of_two(__fmaf_rn(x[e] - origin_, contract::kLog2E, scale_));
+        x[e] = approximate_exp2(__fmaf_rn(x[e] - origin_, contract::kLog2E, scale_));
       }
     }
     return x;
   }
 
  private:
-  // The hardware's, whose relative error is 2^-22: draws are made from weights, which are exact.
-  static __device__ __forceinline__ float power_of_two(float exponent) {
-    float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(exponent));
-    return result;
-  }
-
   float origin_, scale_;  // the scale is a factor or, of half types, a power of two
   double log_sum_exp_;
 };

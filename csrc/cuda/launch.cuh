@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "cuda/kernels.h"
+#include "cuda/nvcc.cuh"
 
 namespace reinmax_kernels::cuda {
 
@@ -52,7 +53,7 @@ inline int64_t blocks_per_part(int64_t rows, int64_t blocks, int warps) {
 template <class... Parameters>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, Stream stream,
             const std::common_type_t<Parameters>&... arguments) {
-  kernel<<<grid, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
+  start(kernel, grid, threads, shared_bytes, static_cast<cudaStream_t>(stream), arguments...);
   check(cudaGetLastError(), "kernel launch");
 }
 

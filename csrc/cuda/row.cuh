@@ -7,21 +7,17 @@
 
 #include "cuda/elements.cuh"
 #include "cuda/kernels.h"
+#include "cuda/nvcc.cuh"
 
 namespace reinmax_kernels::cuda {
 
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
-// The same number, as one that the compiler knows nothing about: what depends on it inside a loop it does not compute
-// ahead of the loop, to hold it all the while in registers.
+// The same number: what depends on it inside a loop the compiler does not compute ahead of the loop, to hold it all the
+// while in registers.
 template <class Integer>
 __device__ __forceinline__ Integer within_loop(Integer number) {
-  if constexpr (sizeof(Integer) == 8) {
-    asm volatile("" : "+l"(number));
-  } else {
-    asm volatile("" : "+r"(number));
-  }
-  return number;
+  return opaque(number);
 }
 
 // Which row, in the two loops that all tensors of a kernel step by.

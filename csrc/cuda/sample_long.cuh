@@ -71,7 +71,6 @@ __device__ __forceinline__ int draw(const LogitsRow<T>& row, int categories, con
 template <class T, int kWidth, bool kDense>
 __global__ void __launch_bounds__(32 * kMostLongWarps<kDense>, 32 / kMostLongWarps<kDense>)
     sample_long_kernel(const SampleArguments arguments, const LongWork work) {
-  extern __shared__ uint64_t chunk_memory[];
   constexpr bool kDouble = std::is_same_v<T, double>;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   const int categories = int(arguments.logits.categories);
@@ -80,7 +79,7 @@ __global__ void __launch_bounds__(32 * kMostLongWarps<kDense>, 32 / kMostLongWar
   const int first = int(blockIdx.x % parts) * work.chunks_per_part;
   const int last = min(first + work.chunks_per_part, work.count);
   const LogitsRow<T> row(arguments.logits, RowNumber(row_number, arguments.logits.inner));
-  const Chunks chunks = work.weighs && work.draws ? Chunks(chunk_memory, work.count, kDense && kDouble)
+  const Chunks chunks = work.weighs && work.draws ? Chunks(memory_of_launch(), work.count, kDense && kDouble)
                                                   : work.chunks.from(row_number * work.count);
   if (work.weighs) {
     weigh_chunks<kDense, kWidth>(row, first, last, categories, chunks, lane);

@@ -13,11 +13,7 @@ namespace reinmax_kernels::cuda {
 template <class Real>
 constexpr Real kNat = std::is_same_v<Real, double> ? Real(1) : Real(1.4426950408889634);
 
-__device__ __forceinline__ float power(float t) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(t));
-  return result;
-}
+__device__ __forceinline__ float power(float t) { return approximate_exp2(t); }
 static __device__ __noinline__ double power(double t) { return exp(t); }
 
 __device__ __forceinline__ float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }

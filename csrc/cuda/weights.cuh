@@ -29,13 +29,6 @@ __device__ __forceinline__ float draw_value(double x) {
   return isinf(narrowed) && !isinf(x) ? __int_as_float(0x7FFFFFFF) : narrowed;
 }
 
-// NaN where either is.
-__device__ __forceinline__ float larger_or_nan(float a, float b) {
-  float result;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
-  return result;
-}
-
 __device__ __forceinline__ float largest_or_nan(float x, int threads) {
   return reduce(x, [](float a, float b) { return larger_or_nan(a, b); }, threads);
 }
