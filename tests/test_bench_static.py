@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import cuda_toolkit
 from bench.__main__ import main
 from bench.static.gpus import GPU
 from bench.static.specimens import Specimen
@@ -38,6 +39,30 @@ def test_least_bytes(path, on_chip, passes, state):
     assert Specimen(path, 3, 1000).least_bytes(on_chip) == 3 * (4000 * passes + state)
 
 
+def has_nvcc():
+    try:
+        cuda_toolkit.nvcc()
+    except cuda_toolkit.ToolkitError:
+        return False
+    return True
+
+
+def check_cuda(cuda, triton):
+    """The CUDA kernels' rows, beside Triton's."""
+    assert {row["target"] for row in cuda} == {"sm_90"}
+    assert {(row["path"], row["categories"]) for row in cuda} == {(row["path"], row["categories"]) for row in triton}
+    assert all(row["spilled_bytes"] == 0 and row["occupancy"] >= 0.5 for row in cuda)
+    by_case = {(row["path"], row["categories"]): row for row in cuda}
+    gradient = by_case["straight_through_backward", 4096]
+    assert gradient["kernel"] == "backward_medium_kernel"
+    assert gradient["warps"] * 32 * 8 == 4096
+    assert gradient["load_bits"]["128"] * 16 >= 2 * 8 * 4  # logits and gradient of a thread's eight positions
+    assert gradient["instructions_per_element"] == gradient["instructions"] / 8  # it has no loop over rows
+    draw, dense = by_case["sample", 4096], by_case["sample_dense", 4096]
+    assert 0 < draw["in_loops_per_element"] < dense["in_loops_per_element"] < dense["instructions_per_element"]
+    assert draw["in_loops_per_element"] <= 20  # an element's share of the loop over whole chunks
+
+
 @needs_triton
 def test_interpreted_kernels_cannot_be_compiled(monkeypatch, capsys):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -50,12 +75,15 @@ def test_command(tmp_path):
     command = [sys.executable, "-m", "bench", "static", "--quick", "--output", tmp_path, "--shapes", "vae", "8x8192"]
     result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for part in ("sm_90", "gfx942", "H100", "predicted, not measured", "vae", "8x8192"):
+    for part in ("sm_90", "gfx942", "Triton", "H100", "predicted, not measured", "vae", "8x8192"):
         assert part in result.stdout
     expected = {f"{name}.{kind}" for name in ("static", "static_predicted") for kind in ("csv", "json", "png")}
     assert {path.name for path in tmp_path.iterdir()} == expected
 
-    code = json.loads((tmp_path / "static.json").read_text())["rows"]
+    document = json.loads((tmp_path / "static.json").read_text())
+    without_cuda = document["configuration"]["without_cuda"]
+    assert (without_cuda is None) == has_nvcc()
+    code = [row for row in document["rows"] if row["backend"] == "triton"]
     gradient = next(row for row in code if (row["path"], row["categories"]) == ("straight_through_backward", 4096))
     assert gradient["kernel"] == "backward_tile_kernel"
     assert gradient["warps"] * 32 * 8 == 4096
@@ -64,6 +92,11 @@ def test_command(tmp_path):
     assert gradient["instructions_per_element"] == gradient["instructions"] / 8  # it has no loop
     looped = next(row for row in code if row["kernel"] == "sample_long_kernel" and row["target"] == "sm_90")
     assert 0 < looped["in_loops_per_element"] < looped["instructions_per_element"]
+
+    if without_cuda is None:
+        check_cuda([row for row in document["rows"] if row["backend"] == "cuda"], code)
+    else:
+        assert f"Without the CUDA kernels: {without_cuda}"[:60] in result.stdout
 
     predicted = json.loads((tmp_path / "static_predicted.json").read_text())["rows"]
     assert {(row["case"], row["peer"]) for row in predicted} >= {("vae", "sample"), ("8x8192", "reinmax_backward")}

@@ -30,7 +30,7 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 def build(folder):
     """The module, which makes its ops known when it is loaded. What is there already is not built again."""
-    sources = [ROOT / "tests/cuda_kernels/ops_on_cpu_tensors.cpp", *sorted(HOST.glob("*.cpp"))]
+    sources = [ROOT / "bench/static/cuda/ops_on_cpu_tensors.cpp", *sorted(HOST.glob("*.cpp"))]
     for path in sorted((ROOT / "csrc/cuda").glob("*.cu")):
         sources.append(folder / f"{path.stem}_kernels.cpp")
         if not sources[-1].exists():

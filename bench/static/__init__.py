@@ -1,7 +1,8 @@
-"""What the compiler makes of the Triton kernels, and the time that this allows for: predicted, not measured.
+"""What compilers make of the Triton and CUDA kernels, and the time that this allows for: predicted, not measured.
 
-No GPU is needed. Each kernel is compiled as the library would launch it. Instructions of an element are those that all
-threads execute, by the machine code and the trips of its loops, over the elements of all rows.
+No GPU is needed. Each kernel is compiled as the library would launch it; those in CUDA C++ where nvcc is found.
+Instructions of an element are those that all threads execute, by the machine code and the trips of its loops, over the
+elements of all rows. Times are predicted of the Triton kernels.
 """
 
 import argparse
@@ -11,10 +12,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+import cuda_toolkit
+
 from .. import cases, results
 from ..tables import Row
 from . import report
-from .code import figures
+from .code import Figures, figures
+from .cuda import code as cuda_code
+from .cuda.build import Build, built
 from .gpus import GPU, GPUS, PREDICTED
 from .launches import AMD, triton_kernels_launch
 from .specimens import Specimen, all_specimens, is_on_chip
@@ -32,52 +37,85 @@ def run(options: argparse.Namespace, console: Console) -> None:
     triton_kernels_launch()
     dtype = getattr(torch, options.dtype)
     configuration = {key: getattr(options, key) for key in ("dtype", "quick")}
+    without_cuda = _why_without_cuda()
     if options.quick:
         targets, gpus, specimens = (90, AMD), GPUS[1:2], all_specimens([dtype], categories=[64, 4096])
     else:
         targets, gpus, specimens = TARGETS, GPUS, all_specimens([dtype])
     with Progress(console=console, transient=True) as progress:
-        rows = list(progress.track(_compiled(specimens, targets), total=len(targets) * len(specimens)))
+        tracked = progress.track(_compiled(specimens, targets, without_cuda is None), len(targets) * len(specimens))
+        rows = list(tracked)
         code = [row for several in rows for row in several]
         chosen = cases.chosen(options)
         tracked = progress.track(_predicted(chosen, gpus, dtype), total=len(chosen) * len(PREDICTED_PATHS))
         predictions = list(tracked)
     console.print(report.table_of_code(code))
-    results.save(options.output, "static", configuration, code, report.figure_of_code(code))
+    if without_cuda is not None:
+        console.print(f"Without the CUDA kernels: {without_cuda}", highlight=False)
+    by_backend = configuration | {"without_cuda": without_cuda}
+    results.save(options.output, "static", by_backend, code, report.figure_of_code(code))
     console.print(report.table_of_times(predictions, gpus))
     console.print(
-        f"{options.dtype}, tau 1. The larger of bytes over bandwidth and instructions over issue slots, by published "
-        f"figures of each GPU: {PREDICTED}.",
+        f"{options.dtype}, tau 1, Triton's kernels. The larger of bytes over bandwidth and instructions over issue "
+        f"slots, by published figures of each GPU: {PREDICTED}.",
         highlight=False,
     )
     figure = report.figure_of_times(predictions, gpus)
     results.save(options.output, "static_predicted", configuration, predictions, figure)
 
 
-def _compiled(specimens: Sequence[Specimen], targets: Sequence[int | str]) -> Iterator[list[Row]]:
+def _why_without_cuda() -> str | None:
+    try:
+        cuda_toolkit.nvcc()
+    except cuda_toolkit.ToolkitError as error:
+        return str(error)
+    return None
+
+
+def _compiled(specimens: Sequence[Specimen], targets: Sequence[int | str], with_cuda: bool) -> Iterator[list[Row]]:
     """Of each specimen for each target, a row for each launch."""
     for target in targets:
+        build = built(target) if with_cuda and isinstance(target, int) else None
         for specimen in specimens:
-            rows = []
-            for launch in specimen.launches():
-                found = figures(launch, target)
-                per_element = launch.threads(target) / specimen.elements
-                row = {
-                    "path": specimen.path,
-                    "rows": specimen.rows,
-                    "categories": specimen.categories,
-                    "dtype": specimen.dtype_name,
-                    "kernel": launch.name,
-                    "target": _target_name(target),
-                    "warps": launch.warps,
-                    "programs": launch.programs,
-                    **vars(found),
-                }
-                if found.executed is not None:
-                    row["instructions_per_element"] = found.executed * per_element
-                    row["in_loops_per_element"] = found.looped * per_element
-                rows.append(row)
+            rows = list(_of_triton(specimen, target))
+            if build is not None:
+                rows += _of_cuda(specimen, build)
             yield rows
+
+
+def _of_triton(specimen: Specimen, target: int | str) -> Iterator[Row]:
+    for launch in specimen.launches():
+        how = {"kernel": launch.name, "warps": launch.warps, "programs": launch.programs}
+        yield _row(specimen, "triton", target, how, launch.threads(target), figures(launch, target))
+
+
+def _of_cuda(specimen: Specimen, build: Build) -> Iterator[Row]:
+    launched = specimen.cuda_launches(build)
+    for number, launch in enumerate(launched):
+        how = {"kernel": launch.name, "warps": launch.block[0] // 32, "programs": launch.blocks}
+        found = cuda_code.figures(specimen, launched, number, build.machine_code[launch.kernel])
+        yield _row(specimen, "cuda", build.architecture, how, launch.threads, found)
+
+
+def _row(
+    specimen: Specimen, backend: str, target: int | str, how: Row, threads: int, found: Figures
+) -> dict[str, object]:
+    row = {
+        "path": specimen.path,
+        "rows": specimen.rows,
+        "categories": specimen.categories,
+        "dtype": specimen.dtype_name,
+        "backend": backend,
+        "target": _target_name(target),
+        **how,
+        **vars(found),
+        "is_bound": backend == "cuda",  # of instructions: no more than so many
+    }
+    if found.executed is not None and found.looped is not None:
+        per_element = threads / specimen.elements
+        row["instructions_per_element"] = found.executed * per_element
+        row["in_loops_per_element"] = found.looped * per_element
+    return row
 
 
 def _target_name(target: int | str) -> str:

@@ -12,16 +12,20 @@ HEADINGS = {  # of columns, and what they show of an NVIDIA launch
     "occ.": lambda row: f"{row['occupancy']:.0%}",
     "loads": lambda row: _widths(row["load_bits"]),
     "stores": lambda row: _widths(row["store_bits"]),
-    "instr.": lambda row: three_digits(row["instructions_per_element"]),
+    "instr.": lambda row: ("≤" if row["is_bound"] else "") + three_digits(row["instructions_per_element"]),
     "in loops": lambda row: three_digits(row["in_loops_per_element"]),
 }
+BACKENDS = {"triton": "Triton", "cuda": "CUDA"}
 
 
 def table_of_code(rows: Sequence[Row]) -> Table:
     """A line for each launch, a section for each path and target."""
-    caption = "Loads and stores: those of 16 bytes, of all. Instructions are an element's."
+    caption = (
+        "Loads and stores: those of 16 bytes, of all. Instructions are an element's; outside of loops over long rows,\n"
+        "CUDA's kernels count as if they executed all that they have, for masks and for rows that are not aligned too."
+    )
     table = Table(title="Machine code", caption=caption, caption_justify="left")
-    for heading in ("path and target", "shape"):
+    for heading in ("path", "", "shape"):
         table.add_column(heading, no_wrap=True)
     for heading in ("regs", "spilled", *HEADINGS):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -30,11 +34,12 @@ def table_of_code(rows: Sequence[Row]) -> Table:
         labels = [row["path"], row["target"]]
         if labels != before:
             table.add_section()
-            table.add_row(f"{row['path']}: {row['target']}")
+            table.add_row(*labels)
             before = labels
         shown = [show(row) for show in HEADINGS.values()] if row["occupancy"] is not None else []
         kernel, shape = row["kernel"].removesuffix("_kernel"), f"{row['rows']}x{row['categories']}"
-        table.add_row(f"  {kernel}", shape, str(row["registers"]), str(row["spilled_bytes"]), *shown)
+        common = BACKENDS[row["backend"]], shape, str(row["registers"]), str(row["spilled_bytes"])
+        table.add_row(f"  {kernel}", *common, *shown)
     return table
 
 
@@ -60,7 +65,7 @@ def figure_of_code(rows: Sequence[Row]) -> Figure:
     totals: dict[str, dict[str, float]] = {}
     for row in rows:
         if row["occupancy"] is not None:
-            of_target = totals.setdefault(row["target"], {})
+            of_target = totals.setdefault(f"{BACKENDS[row['backend']]}, {row['target']}", {})
             name = f"{row['path']} {row['rows']}x{row['categories']}"
             of_target[name] = of_target.get(name, 0) + row["instructions_per_element"]
     for target, of_target in totals.items():

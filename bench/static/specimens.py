@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import launches
+from .cuda import launches as launches_of_cuda
+from .cuda.build import Build
 from .launches import Launch
 
 CHUNK = 1024  # elements of a row that are weighed together; one of these chunks is drawn first
@@ -14,33 +17,26 @@ CHUNK = 1024  # elements of a row that are weighed together; one of these chunks
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def _sample(x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
-    from reinmax_kernels import triton_kernels
-
-    return triton_kernels.sample(x, seed, None, 3, 0)
+def _sample(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+    return ops.sample(x, seed, None, 3, 0)
 
 
-def _sample_dense(x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
-    from reinmax_kernels import triton_kernels
-
-    return triton_kernels.sample_dense(x, seed, None, 3, 0)
+def _sample_dense(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+    return ops.sample_dense(x, seed, None, 3, 0)
 
 
 def _backward(name: str, *, tempered: bool = False, both: bool = False) -> Callable[..., object]:
-    def launch(x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
-        from reinmax_kernels import triton_kernels
-
+    def launch(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
         g = torch.empty_like(x)
         h = torch.empty_like(x) if both else None
-        backward = getattr(triton_kernels, name)
-        return backward(g, h, x, index, log_sum_exp, None, tau if tempered else None)
+        return getattr(ops, name)(g, h, x, index, log_sum_exp, None, tau if tempered else None)
 
     return launch
 
 
 @dataclass(frozen=True)
 class Path:
-    """A call of the library. `reads` and `writes`: how often it has to read and to write a tensor [..., C]."""
+    """A call of a backend's op. `reads` and `writes`: how often it has to read and to write a tensor [..., C]."""
 
     launch: Callable[..., object]
     reads: int
@@ -80,16 +76,22 @@ class Specimen:
     def elements(self) -> int:
         return self.rows * self.categories
 
-    def call(self, *, zeroed: bool = False) -> object:
-        """Calls the library with tensors that hold zeros, or else nothing, where none of them is read."""
+    def call(self, ops: Any, *, zeroed: bool = False) -> object:
+        """Calls an op with tensors that hold zeros, or else nothing, where none of them is read."""
         make = torch.zeros if zeroed else torch.empty
         x = make((self.rows, self.categories), dtype=self.dtype)
         index = make(self.rows, dtype=torch.int64)
         log_sum_exp, tau = make(self.rows, dtype=torch.float64), torch.ones((), dtype=torch.float64)
-        return PATHS[self.path].launch(x, index, log_sum_exp, make(1, dtype=torch.int64), tau)
+        return PATHS[self.path].launch(ops, x, index, log_sum_exp, make(1, dtype=torch.int64), tau)
 
     def launches(self) -> Sequence[Launch]:
-        return launches.recorded(self.call, self.processors)
+        """Of the Triton kernels."""
+        from reinmax_kernels import triton_kernels
+
+        return launches.recorded(lambda: self.call(triton_kernels), self.processors)
+
+    def cuda_launches(self, build: Build) -> Sequence[launches_of_cuda.Launch]:
+        return launches_of_cuda.recorded(build, self.call, self.processors)
 
     def least_bytes(self, on_chip: bool) -> int:
         """What the path has to read and write: tensors [..., C], index and log-sum-exp. Where a row stays on the chip,
@@ -100,13 +102,13 @@ class Specimen:
         state = 8 if self.path == "sample" else 16
         return self.rows * (passes * self.categories * self.dtype.itemsize + state)
 
-    def chosen_chunk_bytes(self, launched: Sequence[Launch]) -> int:
+    def chosen_chunk_bytes(self, launched: Sequence[Launch | launches_of_cuda.Launch]) -> int:
         """What is read of the rows once more to draw from the chosen chunk of each."""
         draws = any(each.name == "sample_long_kernel" for each in launched)
         return self.rows * CHUNK * self.dtype.itemsize if draws else 0
 
 
-def is_on_chip(launched: Sequence[Launch]) -> bool:
+def is_on_chip(launched: Sequence[Launch | launches_of_cuda.Launch]) -> bool:
     """Whether rows are held in registers by the program that read them."""
     return len(launched) == 1 and "long" not in launched[0].name
 

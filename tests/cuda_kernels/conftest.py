@@ -8,8 +8,8 @@ import filelock
 import pytest
 
 import cuda_toolkit
+from bench.static.cuda.build import Build, build
 
-from .build import Build, build
 from .execution import executed as executed_by
 
 

@@ -15,34 +15,12 @@ import ptx
 import torch
 from ptx.report import Report
 
-from .build import Build
+from bench.static.cuda.build import Build
+from bench.static.cuda.launches import Launch, RawLaunch, intercepted
 
 UNSIGNED = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
 STREAM = 0x57  # the fake runtime's
 GARBAGE = 0xD7
-
-
-class _Launch(ctypes.Structure):
-    _fields_ = (
-        ("kernel", ctypes.c_char_p),
-        ("grid", ctypes.c_uint * 3),
-        ("block", ctypes.c_uint * 3),
-        ("shared_bytes", ctypes.c_uint64),
-        ("stream", ctypes.c_void_p),
-        ("arguments", ctypes.POINTER(ctypes.c_void_p)),
-    )
-
-
-OnLaunch = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Launch))
-OnTensor = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int)
-
-
-@dataclass(frozen=True)
-class Launch:
-    kernel: str
-    grid: tuple[int, ...]
-    block: tuple[int, ...]
-    shared_bytes: int
 
 
 @dataclass
@@ -86,7 +64,7 @@ class Execution:
                 assert self.memory[result.data_ptr()].initialized.all(), f"{op} leaves a part of its output unwritten"
         return results
 
-    def on_tensor(self, data: int, size: int, is_written: int) -> None:
+    def on_tensor(self, data: int, size: int, is_written: bool) -> None:
         """Of a tensor that the op has made. Its memory is one with ours."""
         known = self.memory.get(data)
         if size == 0 or (known is not None and known.array.nbytes >= size and known.initialized is True):
@@ -96,29 +74,29 @@ class Execution:
             array[:] = GARBAGE
         self.memory[data] = ptx.Buffer(array, initialized=bool(is_written))
 
-    def on_launch(self, pointer: ctypes.POINTER(_Launch)) -> int:
+    def on_launch(self, raw: RawLaunch) -> bool:
         try:
-            self._carry_out(pointer.contents)
+            self._carry_out(raw)
         except BaseException as error:  # it goes on behind the C++ that calls us
             self.error = error
-            return 0
-        return 1
+            return False
+        return True
 
-    def _carry_out(self, launch: _Launch) -> None:
-        assert launch.stream == STREAM
-        name, grid, block = launch.kernel.decode(), tuple(launch.grid), tuple(launch.block)
-        self.launches.append(Launch(name, grid, block, launch.shared_bytes))
+    def _carry_out(self, raw: RawLaunch) -> None:
+        assert raw.stream == STREAM
+        launch = Launch.of(raw)
+        self.launches.append(launch)
         if not self.runs:
             return
-        function = parsed(self.edit(name, self.build.kernels[name]))[name]
+        function = parsed(self.edit(launch.kernel, self.build.kernels[launch.kernel]))[launch.kernel]
         arguments = [
-            ctypes.string_at(launch.arguments[number], parameter.size)
+            ctypes.string_at(raw.arguments[number], parameter.size)
             for number, parameter in enumerate(function.parameters)
         ]
         report = ptx.launch(
             function,
-            grid,
-            block,
+            launch.grid,
+            launch.block,
             arguments,
             memory=list(self.memory.values()),
             shared_bytes=launch.shared_bytes,
@@ -152,10 +130,6 @@ def executed(
     """Launches in this context run on the interpreter, as on a device of so many multiprocessors, or else of as few as
     leave no row shared by several blocks that one can hold.
     """
-    if processors not in (None, 132):
-        raise ValueError(f"the fake runtime has devices of 1 and of 132 multiprocessors, not of {processors}")
     execution = Execution(build, edit, runs, check, races)
-    callbacks = OnLaunch(execution.on_launch), OnTensor(execution.on_tensor)
-    build.library.set_callbacks(*callbacks)
-    build.library.set_device(0 if processors is None else 1)
-    yield execution
+    with intercepted(build, execution.on_launch, execution.on_tensor, processors):
+        yield execution

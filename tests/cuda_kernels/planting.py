@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .build import ROOT, Build, namespace, nvcc, split
+from bench.static.cuda.build import ROOT, Build, namespace, nvcc, split
 
 LAUNCHER = re.compile(r"^void \w+\(const (?:Sample|Backward)Arguments&", re.MULTILINE)
 

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -15,10 +16,11 @@ import torch
 from torch.utils import cpp_extension
 
 import cuda_toolkit
-from bench import sass
 from reinmax_kernels import ops
 
-ROOT = Path(__file__).resolve().parents[2]
+from ... import sass
+
+ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
 TORCH_ABI = "0x020A000000000000"  # as in setup.py
 WRAPPED = (  # torch's functions that the fake runtime stands in for
@@ -30,6 +32,7 @@ WRAPPED = (  # torch's functions that the fake runtime stands in for
     "aoti_torch_create_device_guard",
     "aoti_torch_delete_device_guard",
 )
+JOBS = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
 PART = re.compile(r"^(?=\.(?:visible|weak|extern|entry|func)\b)", re.MULTILINE)
 ENTRY = re.compile(r"\.entry\s+([\w$]+)")
 
@@ -65,17 +68,32 @@ class Build:
     @cached_property
     def machine_code(self) -> dict[str, sass.Kernel]:
         """What ptxas makes of each kernel."""
-        found = {}
-        for path in self.folder.glob("*/*.ptx"):
-            if self._by_file[path.stem]:
-                with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-                    ptxas = cuda_toolkit.home() / "bin/ptxas"
-                    run([ptxas, f"-arch=sm_{self.architecture}", "-O3", path, "-o", cubin.name])
-                    found |= {kernel.name: kernel for kernel in sass.kernels(Path(cubin.name))}
-        return found
+
+        def assembled(path: Path) -> list[sass.Kernel]:
+            with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+                ptxas = cuda_toolkit.home() / "bin/ptxas"
+                run([ptxas, f"-arch=sm_{self.architecture}", "-O3", path, "-o", cubin.name])
+                return sass.kernels(Path(cubin.name))
+
+        paths = [path for path in self.folder.glob("*/*.ptx") if self._by_file[path.stem]]
+        with ThreadPoolExecutor(JOBS) as pool:
+            return {kernel.name: kernel for kernels in pool.map(assembled, paths) for kernel in kernels}
 
     def op(self, name: str) -> torch._ops.OpOverload:
         return getattr(getattr(torch.ops, namespace(self.architecture)), name).default
+
+
+def built(architecture: int) -> Build:
+    """Of this checkout, kept until its sources change. Raises ToolkitError where there is no nvcc."""
+    cuda_toolkit.nvcc()
+    folder = ROOT / "build/static" / f"sm_{architecture}"
+    library = folder / "library.so"
+    sources = [*(path for path in (ROOT / "csrc").rglob("*") if path.is_file()), *HERE.glob("*.cpp")]
+    if not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in sources):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        build(architecture, folder)
+    return Build(architecture, folder)
 
 
 def namespace(architecture: int) -> str:
@@ -119,7 +137,7 @@ def build(architecture: int, folder: Path, source: Path = ROOT / "csrc") -> None
         run(["c++", *cpp, *common, *includes, "-c", HERE / f"{name}.cpp", "-o", target])
         return target
 
-    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(JOBS) as pool:
         kernels = pool.map(compile_kernels, sorted((source / "cuda").glob("*.cu")))
         hosts = pool.map(compile_host, ("fake_cuda", "ops_on_cpu_tensors"))
         objects = [*kernels, *hosts]

@@ -1,0 +1,40 @@
+"""What compiled kernels move, as the PTX interpreter counts it, against the least that a path has to: cases and goals
+that all kernels share.
+
+Beside the row, each thread loads a few scalars (seed, index, log-sum-exp, tau), which are its own to allow for.
+"""
+
+import torch
+
+from bench.static.specimens import Specimen, is_on_chip
+
+MOST_BYTES, MOST_SECTORS = 1.05, 1.02
+
+CASES = [
+    Specimen("sample", 1, 4096, processors=None),
+    Specimen("sample", 1, 32768, torch.bfloat16, processors=None),
+    Specimen("sample_dense", 1, 4096, processors=None),
+    Specimen("sample_dense", 1, 32768, torch.bfloat16, processors=None),
+    Specimen("reinmax_backward", 1, 4096, processors=None),
+    Specimen("reinmax_backward", 1, 32768, torch.bfloat16, processors=None),
+    Specimen("straight_through_backward", 1, 4096, processors=None),
+    Specimen("straight_through_backward", 1, 32768, torch.bfloat16, processors=None),
+    Specimen("straight_through_backward", 1, 32768, torch.bfloat16, processors=132),
+    Specimen("sample_dense", 1, 65536, torch.bfloat16, processors=132),
+    Specimen("reinmax_backward, tau, both", 1, 16400, processors=None),
+]
+
+
+def identify(specimen):
+    return f"{specimen} {specimen.processors}"
+
+
+def assert_little_is_moved(specimen, execution, scalars, scalar_sectors, drawn_again=0):
+    """drawn_again: bytes of the chosen chunks that are read a third time."""
+    moved = sum(report.global_loads.bytes + report.global_stores.bytes for report in execution.reports)
+    sectors = sum(report.global_loads.sectors + report.global_stores.sectors for report in execution.reports)
+    chosen = specimen.chosen_chunk_bytes(execution.launches)
+    least = specimen.least_bytes(is_on_chip(execution.launches)) + chosen + (drawn_again if chosen else 0)
+    assert moved >= least  # what is counted is all of it
+    assert moved <= MOST_BYTES * least + scalars
+    assert 32 * sectors <= MOST_SECTORS * least + 32 * scalar_sectors
