@@ -46,10 +46,11 @@ lint: install
 		$(wildcard bench/static/cuda/*.cpp)
 	$(BIN)/mypy
 
-# The native code, and the CUDA kernels compiled for the host, under AddressSanitizer and UndefinedBehaviorSanitizer.
+# The native code, and the CUDA kernels compiled for the host, under AddressSanitizer and UndefinedBehaviorSanitizer. A
+# report that ends the process would be lost among what pytest captures.
 sanitize: install
 	REINMAX_KERNELS_SANITIZE=1 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/test_native.py tests/test_native_cuda.py
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -s tests/test_native.py tests/test_native_cuda.py
 
 # On a machine with a GPU, beside the torch that is there: `make gpu PYTHON=python`. The CUDA kernels are built where nvcc
 # is found. Memory and races are checked where compute-sanitizer is found, and counters read where Nsight Compute is; times

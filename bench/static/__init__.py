@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         predictions = list(tracked)
     console.print(report.table_of_code(code))
     if without_cuda is not None:
-        console.print(f"Without the CUDA kernels: {without_cuda}", highlight=False)
+        console.print(f"Without the CUDA kernels: {without_cuda}", highlight=False, markup=False)
     by_backend = configuration | {"without_cuda": without_cuda}
     results.save(options.output, "static", by_backend, code, report.figure_of_code(code))
     console.print(report.table_of_times(predictions, gpus))
