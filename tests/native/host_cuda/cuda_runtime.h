@@ -57,6 +57,10 @@ void __stwb(T* to, T value) {
   require_aligned(to);
   memcpy(to, &value, sizeof(T));
 }
+template <class T>
+void __stcs(T* to, T value) {
+  __stwb(to, value);
+}
 
 // Arithmetic.
 
