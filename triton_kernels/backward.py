@@ -119,7 +119,8 @@ def backward_tile_kernel(
         p = p * (1.0 / tl.sum(p, 1))[:, None]
     is_drawn = j == index[:, None]
     if ROWS == 1:  # the same for all threads, where a sum would go through all of them
-        _, g_drawn, _ = _load(up, i[:, None], index[:, None], here[:, None])
+        # As a scalar: of a [1, 1], Triton before 3.9 may load as many copies as a thread's access has elements.
+        _, g_drawn, _ = _load(up, first, tl.max(index, 0), first < rows)
     else:
         g_drawn = tl.sum(tl.where(is_drawn, g, 0.0), 1)[:, None]
     sums = Sums(g_drawn, tl.sum(pi * g, 1)[:, None], tl.sum(p * g, 1)[:, None], tl.sum(pi * h, 1)[:, None])
