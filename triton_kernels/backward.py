@@ -133,17 +133,16 @@ def backward_tile_kernel(
 
 
 @triton.jit
-def _combined(part, AXIS: tl.constexpr, inverse_tau):
-    """The sums over an axis of partial sums."""
-    largest = tl.max(part.largest, AXIS)
-    scale = tl.exp((part.largest - tl.expand_dims(largest, AXIS)) * inverse_tau)
-    return Partial(
-        tl.sum(part.pi_g, AXIS),
-        tl.sum(part.pi_h, AXIS),
-        largest,
-        tl.sum(part.p * scale, AXIS),
-        tl.sum(part.p_g * scale, AXIS),
-    )
+def _relative_to(largest, part, inverse_tau):
+    """The same sums, those of p relative to another largest logit."""
+    scale = tl.exp((part.largest - largest) * inverse_tau)
+    return Partial(part.pi_g, part.pi_h, largest, part.p * scale, part.p_g * scale)
+
+
+@triton.jit
+def _combined(part, largest):
+    """The sums over partial sums, all relative to this largest logit."""
+    return Partial(tl.sum(part.pi_g, 0), tl.sum(part.pi_h, 0), largest, tl.sum(part.p, 0), tl.sum(part.p_g, 0))
 
 
 @triton.jit
@@ -193,7 +192,8 @@ def _part_of_row(
         if AWAY_FROM_DRAWN is not None:
             gradient = AWAY_FROM_DRAWN(pi, g, g_drawn)
             tl.store(out_ptr + i * categories + j, gradient.to(out_ptr.dtype.element_ty), mask=inside)
-    return _combined(Partial(pi_g, pi_h, largest, p, p_g), 0, inverse_tau)
+    of_lanes, of_all = Partial(pi_g, pi_h, largest, p, p_g), tl.max(largest, 0)
+    return _combined(_relative_to(of_all, of_lanes, inverse_tau), of_all)
 
 
 @triton.jit
@@ -220,6 +220,37 @@ def _load_partial(sums, at, here, TEMPERED: tl.constexpr, WITH_GRAD_PROBS: tl.co
         p = tl.load(sums.p + at, mask=here, other=0.0)
         p_g = tl.load(sums.p_g + at, mask=here, other=0.0)
     return Partial(pi_g, pi_h, largest, p, p_g)
+
+
+@triton.jit
+def _stored_sums(
+    sums,
+    start,
+    parts,
+    inverse_tau,
+    LANES: tl.constexpr,
+    GROUP: tl.constexpr,
+    TEMPERED: tl.constexpr,
+    WITH_GRAD_PROBS: tl.constexpr,
+):
+    """The row's sums from those of its parts. Of its GROUP parts, a lane holds one at a time, and the sums: unrolled,
+    the loops would load all parts at once.
+    """
+    DTYPE: tl.constexpr = sums.pi_g.dtype.element_ty
+    largest = tl.full([LANES], float("-inf"), DTYPE)
+    if TEMPERED:
+        for member in range(GROUP):
+            k = member * LANES + tl.arange(0, LANES)
+            largest = tl.maximum(largest, tl.load(sums.largest + start + k, mask=k < parts, other=float("-inf")))
+    of_row = tl.max(largest, 0)
+    zeros = tl.zeros([LANES], DTYPE)
+    pi_g, pi_h, p, p_g = zeros, zeros, zeros, zeros
+    for member in range(GROUP):
+        k = member * LANES + tl.arange(0, LANES)
+        part = _load_partial(sums, start + k, k < parts, TEMPERED, WITH_GRAD_PROBS)
+        part = _relative_to(of_row, part, inverse_tau)
+        pi_g, pi_h, p, p_g = pi_g + part.pi_g, pi_h + part.pi_h, p + part.p, p_g + part.p_g
+    return _combined(Partial(pi_g, pi_h, largest, p, p_g), of_row)
 
 
 @triton.jit
@@ -251,7 +282,7 @@ def backward_long_kernel(
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
     ACCESS: tl.constexpr,
-    PARTS: tl.constexpr,
+    GROUP: tl.constexpr,
     SUMS: tl.constexpr,
     WRITES: tl.constexpr,
 ):
@@ -291,9 +322,8 @@ def backward_long_kernel(
         if not WRITES:
             _store_partial(partial, i * parts + tl.program_id(1), part, TEMPERED, up.grad_probs.data is not None)
     else:
-        k = tl.arange(0, PARTS)
-        loaded = _load_partial(partial, i * parts + k, k < parts, TEMPERED, up.grad_probs.data is not None)
-        part = _combined(loaded, 0, inverse_tau)
+        WITH_GRAD_PROBS: tl.constexpr = up.grad_probs.data is not None
+        part = _stored_sums(partial, i * parts, parts, inverse_tau, LANES, GROUP, TEMPERED, WITH_GRAD_PROBS)
     if WRITES:
         out_ptr = grad_logits_ptr + i * categories
         if AWAY_FROM_DRAWN is not None:
@@ -374,7 +404,7 @@ def backward(
             BLOCK=block,
             LANES=_LOOP_WARPS * 32,
             ACCESS=access,
-            PARTS=max(launch.next_power_of_2(parts), _LOOP_WARPS * 32),  # so that no two warps load the same
+            GROUP=1 if sums else launch.cdiv(launch.next_power_of_2(parts), _LOOP_WARPS * 32),
             SUMS=sums,
             WRITES=writes,
         )

@@ -81,14 +81,14 @@ def exp2(t, SCALE_BITS: tl.constexpr):
 
 
 @triton.jit
-def _larger_or_nan(a, b):
+def larger_or_nan(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def largest(x, AXIS: tl.constexpr):
     """The largest element, or NaN where there is one."""
-    return tl.reduce(x, AXIS, _larger_or_nan)
+    return tl.reduce(x, AXIS, larger_or_nan)
 
 
 @triton.jit

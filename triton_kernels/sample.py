@@ -62,10 +62,15 @@ def _log_sum_exp(largest, total):
 
 
 @triton.jit
+def _finite(largest):
+    """What exponents are relative to: 0 where all logits are -inf."""
+    return tl.where(largest > float("-inf"), largest, 0.0)
+
+
+@triton.jit
 def _log_sum_exp_double(x, AXIS: tl.constexpr):
     """Of float64 logits, which keep their precision; -inf where all are."""
-    largest = tl.max(x, AXIS)
-    largest = tl.where(largest > float("-inf"), largest, 0.0)
+    largest = _finite(tl.max(x, AXIS))
     return largest + tl.log(tl.sum(tl.exp(x - tl.expand_dims(largest, AXIS)), AXIS))
 
 
@@ -202,16 +207,56 @@ def _weigh_chunks(
 
 
 @triton.jit
-def _load_chunks(chunks, start, count, CHUNKS: tl.constexpr, WITH_LOG_SUM_EXP: tl.constexpr):
-    k = tl.arange(0, CHUNKS)
-    log_sum_exp = tl.full([CHUNKS], float("-inf"), tl.float64)
-    if WITH_LOG_SUM_EXP:
-        log_sum_exp = tl.load(chunks.log_sum_exp + start + k, mask=k < count, other=float("-inf"))
-    return Chunks(
-        tl.load(chunks.largest + start + k, mask=k < count, other=float("-inf")),
-        tl.load(chunks.total + start + k, mask=k < count, other=0),
-        log_sum_exp,
-    )
+def _stored_weight(stored, start, k, count, row_largest):
+    """Of chunks k beside those of the whole row."""
+    largest = tl.load(stored.largest + start + k, mask=k < count, other=float("-inf"))
+    total = tl.load(stored.total + start + k, mask=k < count, other=0)
+    scaled, _ = contract.chunk_weight(total, largest, row_largest)
+    return scaled
+
+
+@triton.jit
+def _choose_stored_chunk(stored, start, count, uniform, GROUPS: tl.constexpr, GROUP: tl.constexpr):
+    """Of a row's chunks in memory, GROUPS of GROUP each: the chosen one, the row's largest logit, and its sum of
+    weights. No more is held of a group than one chunk and the sum; the chosen group is read once more.
+    """
+    of_group = tl.arange(0, GROUPS) * GROUP
+    largest = tl.full([GROUPS], float("-inf"), tl.float32)
+    for member in tl.static_range(GROUP):
+        k = of_group + member
+        loaded = tl.load(stored.largest + start + k, mask=k < count, other=float("-inf"))
+        largest = contract.larger_or_nan(largest, loaded)
+    row_largest = contract.largest(largest, 0)
+    weight = tl.zeros([GROUPS], tl.int64)
+    for member in tl.static_range(GROUP):
+        weight += _stored_weight(stored, start, of_group + member, count, row_largest)
+    row_total = tl.sum(weight, 0)
+    target = contract.scale_uniform(uniform, row_total)
+    group, before = contract.first_above(contract.scannable(weight[None, :]), target)
+    if GROUP == 1:
+        chunk = group
+    else:
+        k = group * GROUP + tl.arange(0, GROUP)
+        weight = _stored_weight(stored, start, k, count, row_largest)
+        member, _ = contract.first_above(contract.scannable(weight[None, :]), target - before)
+        chunk = group * GROUP + member
+    return tl.max(chunk, 0), row_largest, row_total
+
+
+@triton.jit
+def _stored_log_sum_exp(stored, start, count, GROUPS: tl.constexpr, GROUP: tl.constexpr):
+    """The row's, from those of its chunks."""
+    of_group = tl.arange(0, GROUPS) * GROUP
+    largest = tl.full([GROUPS], float("-inf"), tl.float64)
+    for member in tl.static_range(GROUP):
+        k = of_group + member
+        largest = tl.maximum(largest, tl.load(stored.log_sum_exp + start + k, mask=k < count, other=float("-inf")))
+    of_row = _finite(tl.max(largest, 0))
+    total = tl.zeros([GROUPS], tl.float64)
+    for member in tl.static_range(GROUP):
+        k = of_group + member
+        total += tl.exp(tl.load(stored.log_sum_exp + start + k, mask=k < count, other=float("-inf")) - of_row)
+    return of_row + tl.log(tl.sum(total, 0))
 
 
 @triton.jit
@@ -276,13 +321,14 @@ def sample_long_kernel(
     inner,
     ONE_SEED: tl.constexpr,
     CHUNKS: tl.constexpr,
+    GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
     WEIGHS: tl.constexpr,
     DRAWS: tl.constexpr,
 ):
     """One row to a program, or a part of its chunks: weighs them, draws, and writes what is dense. A row in parts is
     weighed in one launch and drawn in another, in which each part finds the row's sums for itself, and the chosen
-    chunk; the part that has that chunk draws from it.
+    chunk; the part that has that chunk draws from it. CHUNKS are held at once: of what was weighed, one of each GROUP.
     """
     WITH_LOG_SUM_EXP: tl.constexpr = out.probs is not None and logits.data.dtype.element_ty == tl.float64
     categories = row.value(length)
@@ -294,23 +340,22 @@ def sample_long_kernel(
         chunks = _weigh_chunks(logits, mask, i, first, last, categories, inner, CHUNKS, WITH_LOG_SUM_EXP)
         if not DRAWS:
             _store_chunks(scratch, i * count + first, last - first, chunks, CHUNKS, WITH_LOG_SUM_EXP)
-    else:
-        chunks = _load_chunks(scratch, i * count, count, CHUNKS, WITH_LOG_SUM_EXP)
     if DRAWS:
         one_row = i + tl.zeros([1], tl.int64)
         uniform, element_uniform = _uniforms(draw, one_row, one_row >= 0, ONE_SEED)
-        chosen, row_largest, _, row_total = _choose_chunk(chunks.largest[None, :], chunks.total[None, :], uniform)
-        largest, total = contract.largest(row_largest, 0), tl.max(row_total, 0)
-        chunk = tl.where(total > 0, tl.max(chosen, 0), 0)
-        is_chosen = tl.arange(0, CHUNKS) == chunk
-        chunk_largest = tl.max(tl.where(is_chosen, chunks.largest, float("-inf")), 0)
-        chunk_total = tl.sum(tl.where(is_chosen, chunks.total, 0), 0)
-        target = contract.scale_uniform(element_uniform, chunk_total)
-        target = tl.where(total > 0, target, -1)  # which all sums exceed: index 0
-        if WITH_LOG_SUM_EXP:
-            log_sum_exp = tl.where(total > 0, _log_sum_exp_double(chunks.log_sum_exp, 0), float("nan"))
+        if WEIGHS:
+            chosen, row_largest, _, row_total = _choose_chunk(chunks.largest[None, :], chunks.total[None, :], uniform)
+            chosen, largest, total = tl.max(chosen, 0), contract.largest(row_largest, 0), tl.max(row_total, 0)
         else:
-            log_sum_exp = contract.largest(_log_sum_exp(row_largest, row_total), 0)
+            chosen, largest, total = _choose_stored_chunk(scratch, i * count, count, uniform, CHUNKS, GROUP)
+        chunk = tl.where(total > 0, chosen, 0)
+        if not WITH_LOG_SUM_EXP:
+            log_sum_exp = _log_sum_exp(largest, total)
+        elif WEIGHS:
+            log_sum_exp = _log_sum_exp_double(chunks.log_sum_exp, 0)
+        else:
+            log_sum_exp = _stored_log_sum_exp(scratch, i * count, count, CHUNKS, GROUP)
+        log_sum_exp = tl.where(total > 0, log_sum_exp, float("nan"))
         if out.probs is not None:
             if part == 0:
                 tl.store(out.log_sum_exp + i, log_sum_exp)
@@ -319,6 +364,15 @@ def sample_long_kernel(
             )
             tl.debug_barrier()  # of the one-hot, the zero that another thread wrote comes before the one
         if (first <= chunk) & (chunk < last):
+            if WEIGHS:
+                is_chosen = tl.arange(0, CHUNKS) == chunk
+                chunk_largest = tl.max(tl.where(is_chosen, chunks.largest, float("-inf")), 0)
+                chunk_total = tl.sum(tl.where(is_chosen, chunks.total, 0), 0)
+            else:
+                chunk_largest = tl.load(scratch.largest + i * count + chunk)
+                chunk_total = tl.load(scratch.total + i * count + chunk)
+            target = contract.scale_uniform(element_uniform, chunk_total)
+            target = tl.where(total > 0, target, -1)  # which all sums exceed: index 0
             index = _draw_from_chunk(logits, mask, i, chunk, chunk_largest, target, categories, inner)
             tl.store(out.index + i, index.to(tl.int64))
             if out.probs is not None:
@@ -384,7 +438,8 @@ def _launch_long(
     one_seed: dict[str, bool],
     device: torch.device,
 ) -> None:
-    is_double, is_dense = operands[0].data.dtype == torch.float64, operands[-1].probs is not None
+    logits, probs = operands[0], operands[-1].probs
+    is_double, is_dense = logits.data.dtype == torch.float64, probs is not None
     # A chunk at a time, which one warp does best as long as its registers suffice.
     warps = (2 if is_dense or count > 32 else 1) * (2 if is_double else 1)
     per_part = min(launch.blocks_per_part(rows, count, warps, device), _MOST_CHUNKS)
@@ -397,19 +452,22 @@ def _launch_long(
     chunks = Chunks(scratch(torch.float32), scratch(torch.int64), log_sum_exp)
 
     def run(weighs: bool, draws: bool, per_part: int, held: int, warps: int, block: int = contract.CHUNK.value) -> None:
-        shape = {"CHUNKS": launch.next_power_of_2(held), "BLOCK": block, "WEIGHS": weighs, "DRAWS": draws, **one_seed}
+        held = launch.next_power_of_2(held)
+        of_thread = 1 if weighs else launch.cdiv(held, 32 * warps)
+        shape = {"CHUNKS": held // of_thread, "GROUP": of_thread, "BLOCK": block, "WEIGHS": weighs, "DRAWS": draws}
+        shape |= one_seed
         arguments = (*operands, chunks, count, per_part, length, inner)
         launch.run(sample_long_kernel, (rows, launch.cdiv(count, per_part)), warps, device, *arguments, **shape)
 
     # What is written goes block by block: a chunk, or half of it where a thread would need too many registers, for an
     # address and a mask of each access, or for doubles in programs so wide that no target leaves them more than 64.
-    half, is_narrow = contract.CHUNK.value // 2, is_dense and _is_narrow(operands[0], operands[-1].probs)
+    half, is_narrow = contract.CHUNK.value // 2, is_dense and _is_narrow(logits, probs)
     if parts == 1:
         run(True, True, count, count, warps, half if is_narrow else 2 * half)
         return
     run(True, False, per_part, per_part, warps)
     if is_dense:
-        at_once, warps = _dense_draw(operands[0].data, chunks, count, per_part, warps)
+        at_once, warps = _dense_draw(logits.data, chunks, count, per_part, warps)
         per_part = at_once * launch.blocks_per_part(rows, launch.cdiv(count, at_once), warps, device)
         block = half if is_narrow or (is_double and warps > 8) else 2 * half
         run(False, True, per_part, max(count, 32 * warps), warps, at_once * block)

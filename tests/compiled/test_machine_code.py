@@ -25,13 +25,16 @@ UNEVEN = [  # rows of whole 16-byte vectors, but not of 16 elements; long rows t
     *(Specimen(path, 8192, 9001, dtype) for path in PATHS for dtype in (torch.float32, torch.bfloat16)),
     *(Specimen("sample_dense", 8192, categories) for categories in (2047, 9002)),
 ]
-LONGEST = [  # one row by itself and others beside it, of whose 1024 chunks all is known to each program that draws
-    Specimen("sample_dense", rows, 2**20, dtype)
+LONGEST = [  # one row by itself and others beside it; each program that draws looks through all chunks, up to 8192
+    Specimen(path, rows, categories, dtype)
+    for path in PATHS
     for rows in (1, 16)
+    for categories in (2**20, 2**22, 2**23)
     for dtype in (torch.float32, torch.bfloat16, torch.float64)
 ]
+UNALIGNED = [Specimen("sample_dense", 4, 2**22 + 1, dtype) for dtype in (torch.float32, torch.bfloat16)]
 CORE = {
-    90: (10, 1000, 32768),
+    90: (10, 1000, 32768, 2**22),
     80: (1024,),
     100: (64,),
     120: (4096,),
@@ -40,13 +43,14 @@ CORE = {
 
 
 def is_core(specimen, target):
-    return specimen.dtype == torch.float32 and specimen.categories in CORE[target]
+    return specimen.dtype == torch.float32 and specimen.categories in CORE[target] and specimen.rows != 16
 
 
 def specimens():
-    everywhere = [*all_specimens([torch.float32, torch.bfloat16]), *UNEVEN, *LONGEST]
+    everywhere = [*all_specimens([torch.float32, torch.bfloat16]), *UNEVEN, *LONGEST, *UNALIGNED]
     yield from itertools.product(everywhere, TARGETS)
-    yield from itertools.product(all_specimens([torch.float16, torch.float64]), [90])
+    longest = [Specimen(path, 1, 2**22, torch.float16) for path in PATHS]
+    yield from itertools.product([*all_specimens([torch.float16, torch.float64]), *longest], [90])
 
 
 def parameters():
@@ -91,17 +95,23 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(specimen, target):
     if not is_aligned(specimen):
         pytest.skip("rows begin anywhere, not at multiples of 16 bytes")
     for launch, found in compiled(specimen, target):
-        if is_for_one_position(launch):
+        if is_for_one_position(launch) or is_for_one_chunk(launch):
             continue
         share = threads_share(launch, specimen)
         assert found.wide_loaded_bytes >= share * len(row_tensors(launch))
         assert found.wide_stored_bytes >= share * written_tensors(launch)
-        assert narrow_accesses(found) <= 24  # index, log-sum-exp, seed, tau, partial sums; several rows' to a thread
+        # Index, log-sum-exp, seed, tau, partial sums; several rows' to a thread, or several chunks' or parts'.
+        assert narrow_accesses(found) <= 24 + 6 * (launch.constants.get("GROUP", 1) - 1)
 
 
 def is_for_one_position(launch):
     """Whether it writes the gradient of the drawn category alone."""
     return "AWAY_FROM_DRAWN" in launch.constants and not launch.constants["SUMS"] and launch.grid[-1] == 1
+
+
+def is_for_one_chunk(launch):
+    """Whether it draws an index from the chosen chunk, of which a thread may have a single element."""
+    return launch.name == "sample_long_kernel" and not launch.constants["WEIGHS"] and launch.arguments[3].probs is None
 
 
 def threads_share(launch, specimen):
