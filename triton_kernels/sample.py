@@ -413,9 +413,7 @@ def _launch(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_
     # An index needs nothing of the row again but the chosen chunk. And where elements have two bytes, or are accessed
     # narrowly, the instructions with which many warps hold a row together cost more than to read it again, from the
     # cache.
-    may_read_again = chunks > 1 and (
-        out.probs is None or (chunks > 2 and logits.element_size() == 2) or _is_narrow(logits_rows, out.probs)
-    )
+    may_read_again = out.probs is None or (chunks > 2 and logits.element_size() == 2) or _is_narrow(out.probs)
     length = row.multiple(categories)
     if tile is None or may_read_again:
         _launch_long(operands, rows, length, chunks, inner, one_seed, device)
@@ -440,8 +438,10 @@ def _launch_long(
 ) -> None:
     logits, probs = operands[0], operands[-1].probs
     is_double, is_dense = logits.data.dtype == torch.float64, probs is not None
-    # A chunk at a time, which one warp does best as long as its registers suffice.
-    warps = (2 if is_dense or count > 32 else 1) * (2 if is_double else 1)
+    # A chunk at a time, which one warp does best as long as its registers suffice: to write, too, if the addresses are
+    # few, of 8 elements each.
+    has_many_addresses = is_dense and min(row.widest_access(each) for each in (logits, row.contiguous(probs))) < 8
+    warps = (2 if has_many_addresses or count > 32 else 1) * (2 if is_double else 1)
     per_part = min(launch.blocks_per_part(rows, count, warps, device), _MOST_CHUNKS)
     parts = launch.cdiv(count, per_part)
 
@@ -461,7 +461,7 @@ def _launch_long(
 
     # What is written goes block by block: a chunk, or half of it where a thread would need too many registers, for an
     # address and a mask of each access, or for doubles in programs so wide that no target leaves them more than 64.
-    half, is_narrow = contract.CHUNK.value // 2, is_dense and _is_narrow(logits, probs)
+    half, is_narrow = contract.CHUNK.value // 2, is_dense and _is_narrow(probs)
     if parts == 1:
         run(True, True, count, count, warps, half if is_narrow else 2 * half)
         return
@@ -476,9 +476,9 @@ def _launch_long(
         run(False, True, count, count, enough)
 
 
-def _is_narrow(logits: row.Rows, probs: Tensor) -> bool:
-    """Whether dense rows are read and written fewer than 16 bytes at a time: they begin anywhere."""
-    return row.widest_access(logits, row.contiguous(probs)) < 16 // probs.element_size()
+def _is_narrow(probs: Tensor) -> bool:
+    """Whether dense rows are written fewer than 16 bytes at a time: they begin anywhere."""
+    return row.widest_access(row.contiguous(probs)) < 16 // probs.element_size()
 
 
 def _dense_draw(logits: Tensor, chunks: Chunks, count: int, weighed: int, warps: int) -> tuple[int, int]:

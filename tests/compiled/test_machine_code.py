@@ -129,5 +129,23 @@ def written_tensors(launch):
     return int(launch.constants.get("WRITES", True) or launch.constants["AWAY_FROM_DRAWN"] is not None)
 
 
+# Of an element, with which an H100 stays bound by its memory: 132 multiprocessors of 128 lanes at 1.7 GHz have time for
+# 34 instructions while 4 bytes are moved at 3.35 TB/s, and for 51 while 6 are.
+@pytest.mark.parametrize(
+    ("path", "dtype", "most"),
+    [
+        ("sample", torch.float32, 34),
+        ("sample_dense", torch.bfloat16, 51),
+        ("reinmax_backward", torch.bfloat16, 51),
+        ("straight_through_backward", torch.bfloat16, 51),
+    ],
+    ids=str,
+)
+def test_instructions_take_no_longer_than_memory(path, dtype, most):
+    specimen = Specimen(path, 8192, 4096, dtype)
+    executed = sum(found.executed * launch.threads(90) for launch, found in compiled(specimen, 90))
+    assert executed <= most * specimen.elements
+
+
 def narrow_accesses(found):
     return sum(count for bits in (found.load_bits, found.store_bits) for width, count in bits.items() if width < 128)
