@@ -21,7 +21,7 @@ REINMAX_INLINE UInt16 smallest_first(const Register<uint16_t>& v) {
   return UInt16(few);
 #endif
 #else
-  return UInt16{} + reduce<uint16_t>(v, [](uint16_t x, uint16_t y) { return x < y ? x : y; });
+  return UInt16{} + reduce<uint16_t>(v, [](auto x, auto y) { return x < y ? x : y; });
 #endif
 }
 

@@ -351,26 +351,22 @@ struct Simd<double, kRegisters> {
   REINMAX_INLINE double rest_of(double) { return 0; }
 };
 
-// Reductions across lanes, by halves.
-template <int kLanes, class Element, class Function>
-REINMAX_INLINE Element reduce_lanes(const Element* lanes, Function function) {
-  if constexpr (kLanes == 1) {
-    return lanes[0];
+// Reductions across lanes: of the two halves of a vector, then of the halves of what that gives.
+template <class Element, class Vector, class Function>
+REINMAX_INLINE Element reduce(const Vector& v, Function function) {
+  if constexpr (sizeof(Vector) == sizeof(Element)) {
+    return bits_as<Element>(v);
   } else {
-    return function(reduce_lanes<kLanes / 2>(lanes, function), reduce_lanes<kLanes / 2>(lanes + kLanes / 2, function));
+    typedef Element Half __attribute__((vector_size(sizeof(Vector) / 2)));
+    Half halves[2];
+    __builtin_memcpy(halves, &v, sizeof(v));
+    return reduce<Element>(function(halves[0], halves[1]), function);
   }
-}
-
-template <class Element, class Function>
-REINMAX_INLINE Element reduce(const Register<Element>& v, Function function) {
-  alignas(kRegisterBytes) Element lanes[kRegisterLanes<Element>];
-  store_register(lanes, v);
-  return reduce_lanes<kRegisterLanes<Element>>(lanes, function);
 }
 
 template <class Element>
 REINMAX_INLINE Element sum(const Register<Element>& v) {
-  return reduce<Element>(v, [](Element x, Element y) { return x + y; });
+  return reduce<Element>(v, [](auto x, auto y) { return x + y; });
 }
 
 template <class Element>
@@ -380,7 +376,7 @@ REINMAX_INLINE Element sum(const Pack<Element>& v) {
 
 template <class Element>
 REINMAX_INLINE Element largest(const Register<Element>& v) {
-  return reduce<Element>(v, [](Element x, Element y) { return x > y ? x : y; });
+  return reduce<Element>(v, [](auto x, auto y) { return x > y ? x : y; });
 }
 
 template <class Element>
