@@ -78,10 +78,7 @@ class CategoryLanes {
                               gradient(arguments_.grad_probs));
   }
 
-  void set_drawn(const Vector& gradient) {
-    const Results<Real> result = results(index_);
-    result.store_first(0, 1, gradient);
-  }
+  void set_drawn(const Vector& gradient) { results(index_).store_one(0, gradient.first()); }
 
  private:
   Results<Real> results(int64_t first) const {

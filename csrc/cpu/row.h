@@ -85,6 +85,15 @@ struct Results {
     v.store(static_cast<Real*>(data) + i);
   }
 
+  REINMAX_MEMBER void store_one(int64_t i, Real v) const {
+    if constexpr (sizeof(Real) == sizeof(float)) {
+      uint16_t* half = static_cast<uint16_t*>(data) + i;
+      if (dtype == DType::kBFloat16) return void(*half = to_bfloat16(Float{} + v)[0]);
+      if (dtype == DType::kFloat16) return void(*half = to_float16(Float{} + v)[0]);
+    }
+    static_cast<Real*>(data)[i] = v;
+  }
+
   REINMAX_MEMBER void store_first(int64_t i, int64_t n, const Pack<Real>& v) const {
     alignas(kRegisterBytes) Real lanes[Pack<Real>::kLanes];
     v.store(lanes);
@@ -96,10 +105,12 @@ struct Results {
 template <class Real>
 REINMAX_INLINE Real element_as(const Rows& rows, int64_t row, int64_t category) {
   const char* at = element(rows, row, category);
-  if (rows.dtype == dtype_of<Real>) return *reinterpret_cast<const Real*>(at);
-  Real value;
-  read(at, rows.dtype, 1, &value);
-  return value;
+  if constexpr (sizeof(Real) == sizeof(float)) {
+    const auto half = [at] { return UInt16{} + *reinterpret_cast<const uint16_t*>(at); };
+    if (rows.dtype == DType::kBFloat16) return from_bfloat16(half())[0];
+    if (rows.dtype == DType::kFloat16) return from_float16(half())[0];
+  }
+  return *reinterpret_cast<const Real*>(at);
 }
 
 // A chunk of one row: where it lies if it can be read there, else in the buffer.

@@ -88,6 +88,8 @@ struct Pack {
     visit([&](int lane, const Register<Element>& v) { store_register(to + lane, v); });
   }
 
+  REINMAX_MEMBER Element first() const { return low.first(); }
+
   // The first `n` lanes alone.
   REINMAX_MEMBER void store_first(Element* to, int64_t n) const {
     alignas(kRegisterBytes) Element lanes[kLanes];
@@ -106,6 +108,8 @@ template <class Element>
 struct Pack<Element, 1> {
   static constexpr int kLanes = kRegisterLanes<Element>;
   Register<Element> value;
+
+  REINMAX_MEMBER Element first() const { return value[0]; }
 
   template <class Function>
   REINMAX_INLINE Pack generate(Function function, int lane) {
