@@ -92,6 +92,17 @@ class CategoryLanes {
     return row_chunk(rows, row_, first, n, buffer);
   }
 
+  // Rows of this length and longer use up elements faster than the processor foresees them.
+  static constexpr int64_t kFetched = 128;
+
+  // Fetches what lies a chunk after the vector at i.
+  REINMAX_INLINE void fetch_after(const Elements<Real>& elements, int64_t i) {
+    constexpr int64_t kCacheLine = 64;
+    const int64_t element_bytes = size_of(elements.dtype);
+    const char* after = static_cast<const char*>(elements.data) + (i + kChunk) * element_bytes;
+    for (int64_t at = 0; at < kLanes * element_bytes; at += kCacheLine) __builtin_prefetch(after + at);
+  }
+
   template <int kSums, bool kWrite, class Body>
   Sums<Vector, kSums> pass(Body body) {
     const Logits& logits = arguments_.logits;
@@ -105,6 +116,8 @@ class CategoryLanes {
       Sums<LaneSum<Real>, kSums> sums;  // chunk by chunk, so that rounding does not grow with the row
       int64_t i = 0;
       for (; i + kLanes <= n; i += kLanes) {
+        if (n >= kFetched) fetch_after(x, i);
+        if (n >= kFetched) fetch_after(g, i);
         const Vector v = body(Position<Real>::of(x.load(i), g.load(i), h.load(i), first + i), sums.values);
         if (kWrite) result.store(i, v);
       }
