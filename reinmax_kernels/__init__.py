@@ -6,11 +6,13 @@ __version__ = version("reinmax_kernels")
 
 from . import routing
 from .backends import backend, build_info
+from .bernoulli import bernoulli
 from .categorical import gapped_straight_through, reinmax, sample, straight_through
 from .gumbel import gumbel_rao, gumbel_softmax
 
 __all__ = [
     "backend",
+    "bernoulli",
     "build_info",
     "gapped_straight_through",
     "gumbel_rao",

@@ -23,6 +23,8 @@ from . import reference
 NAMES = ("auto", "reference", "cpu", "cuda", "triton")
 TRITON_DEVICES = ("CUDA", "XPU")  # as the dispatcher calls them; ROCm's tensors are CUDA's
 _ENVIRONMENT = "REINMAX_KERNELS_BACKEND"
+# Whether values are checked where kernels do not look themselves, on a GPU: it costs a pass and waits for the device.
+CHECKS = os.environ.get("REINMAX_KERNELS_CHECK") == "1"
 
 
 def _load_native() -> Any:

@@ -1,7 +1,5 @@
 """The estimators of categorical choices: what users call."""
 
-import os
-
 import torch
 from torch import Tensor
 
@@ -204,16 +202,12 @@ def estimate(
     return one_hot.movedim(-1, dim), probs.movedim(-1, dim)
 
 
-# Where kernels do not look themselves, on a GPU, for it costs a pass and waits for the device.
-_CHECKS = os.environ.get("REINMAX_KERNELS_CHECK") == "1"
-
-
 def _operands(
     logits: Tensor, dim: int, mask: Tensor | None, generator: torch.Generator | None, seed: int | Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """What every op takes first: logits and mask with the categories last, and the seeds."""
     rows_last = rows.categories_last(logits, dim)
     mask_last = rows.mask_categories_last(mask, logits, dim)
-    if _CHECKS:
+    if backends.CHECKS:
         reference.require_distributions(rows_last, mask_last)
     return rows_last, mask_last, rows.seed_tensor(seed, generator, rows_last)

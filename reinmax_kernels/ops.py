@@ -5,6 +5,7 @@ torch.compile, torch.export and CUDA graphs see all there is to see. Logits are 
 dispatcher finds the kernel (see `backends.py`).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,6 +31,10 @@ def _sample_dense_shape(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor
     rows = logits.shape[:-1]
     index, log_sum_exp = logits.new_empty(rows, dtype=torch.int64), logits.new_empty(rows, dtype=torch.float64)
     return logits.new_empty(logits.shape), logits.new_empty(logits.shape), index, log_sum_exp
+
+
+def _bernoulli_shape(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape), logits.new_empty(logits.shape)
 
 
 def _backward_shape(_g: Tensor | None, _h: Tensor | None, logits: Tensor, *_: Any) -> Tensor:
@@ -62,22 +67,23 @@ def _draw_vmap(op: OpOverload) -> Callable[..., Any]:
     return rule
 
 
-def _backward_vmap(op: OpOverload) -> Callable[..., Any]:
+def _backward_vmap(op: OpOverload, state: int) -> Callable[..., Any]:
+    """`state`: how many tensors the draw left to the backward."""
+    mask_at = 3 + state
+
     def rule(info: Any, in_dims: Any, *args: Any) -> Any:
         def tensors_first(tensors: Any, dims: Any) -> Any:
             pairs = zip(tensors, dims, strict=True)
             return [batch_first(t, dim, info.batch_size) if isinstance(t, Tensor) else t for t, dim in pairs]
 
-        mask, tau = args[5:7]
-        mask_dim, tau_dim = in_dims[5:7]
+        mask, tau = args[mask_at : mask_at + 2]
+        mask_dim, tau_dim = in_dims[mask_at : mask_at + 2]
         if tau_dim is not None:
             raise ValueError("tau: expected the same value for the whole batch of a vmap, got one for each entry")
-        rows = tensors_first(args[:5], in_dims[:5])
+        rows = tensors_first(args[:mask_at], in_dims[:mask_at])
         mask = mask_batch_first(mask, mask_dim, rows[2].ndim)
-        own = [
-            value.flatten() if isinstance(value, Tensor) else value for value in tensors_first(args[7:], in_dims[7:])
-        ]
-        return op(*rows, mask, tau, *own), 0
+        own = tensors_first(args[mask_at + 2 :], in_dims[mask_at + 2 :])
+        return op(*rows, mask, tau, *(value.flatten() if isinstance(value, Tensor) else value for value in own)), 0
 
     return rule
 
@@ -87,20 +93,20 @@ class Op(NamedTuple):
     shape: Callable[..., Any]
     vmap: Callable[[OpOverload], Callable[..., Any]]
     noise: bool = False  # a backward that draws again from the forward's stream: it takes the seed and the offsets
+    draw: str = ""  # the op whose draw a backward differentiates
 
 
 _DRAW = "(Tensor logits, Tensor seed, Tensor? mask, SymInt offset, SymInt row_offset)"
 
 
-def _backward(setting: str = "", noise: bool = False) -> Op:
+def _backward(setting: str = "", noise: bool = False, draw: str = "sample_dense") -> Op:
     """What every backward takes, then the stream of one that makes noise, then a setting of the estimator's own."""
+    sample, state = {"sample_dense": ("one_hot", ["index", "log_sum_exp"]), "bernoulli": ("bits", ["bits"])}[draw]
+    kept = "".join(f"Tensor {name}, " for name in ("logits", *state))
     stream = ["Tensor seed, SymInt offset, SymInt row_offset"] if noise else []
     own = "".join(f", {arguments}" for arguments in (*stream, setting) if arguments)
-    schema = (
-        "(Tensor? grad_one_hot, Tensor? grad_probs, Tensor logits, Tensor index, Tensor log_sum_exp, Tensor? mask, "
-        f"Tensor? tau{own}) -> Tensor"
-    )
-    return Op(schema, _backward_shape, _backward_vmap, noise)
+    schema = f"(Tensor? grad_{sample}, Tensor? grad_probs, {kept}Tensor? mask, Tensor? tau{own}) -> Tensor"
+    return Op(schema, _backward_shape, functools.partial(_backward_vmap, state=len(state)), noise, draw)
 
 
 TABLE = {
@@ -112,6 +118,11 @@ TABLE = {
     "straight_through_backward": _backward(),
     "gapped_straight_through_backward": _backward("float gap"),
     "gumbel_rao_backward": _backward("SymInt num_samples", noise=True),
+    # Elementwise: a bit for each logit.
+    "bernoulli": Op(f"{_DRAW} -> (Tensor bits, Tensor probs)", _bernoulli_shape, _draw_vmap),
+    "bernoulli_reinmax_backward": _backward(draw="bernoulli"),
+    "bernoulli_straight_through_backward": _backward(draw="bernoulli"),
+    "bernoulli_gumbel_softmax_backward": _backward(noise=True, draw="bernoulli"),
 }
 
 _library = torch.library.Library(NAMESPACE, "DEF")
@@ -119,7 +130,7 @@ _library = torch.library.Library(NAMESPACE, "DEF")
 
 def declare(name: str, op_of: Op, overload: str) -> OpOverload:
     """Makes an overload of an op known to PyTorch, with all that serves it."""
-    schema, shape, vmap, _ = op_of
+    schema, shape, vmap, *_ = op_of
     qualified = name if overload == "default" else f"{name}.{overload}"
     _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
     for key, function in backends.implementations(name, overload).items():
@@ -141,11 +152,11 @@ def _estimator(draw: OpOverload, product: OpOverload, noise: bool) -> type[torch
     same.
     """
 
-    def backward(ctx: Any, grad_one_hot: Tensor | None, grad_probs: Tensor | None) -> Any:
-        if grad_one_hot is None and grad_probs is None:
+    def backward(ctx: Any, grad_sample: Tensor | None, grad_probs: Tensor | None) -> Any:
+        if grad_sample is None and grad_probs is None:
             return None
         *saved, seed = ctx.saved_tensors
-        return product(grad_one_hot, grad_probs, *saved, *((seed, *ctx.offsets) if noise else ()), *ctx.setting)
+        return product(grad_sample, grad_probs, *saved, *((seed, *ctx.offsets) if noise else ()), *ctx.setting)
 
     backward_once = once_differentiable(backward)
 
@@ -167,27 +178,27 @@ def _estimator(draw: OpOverload, product: OpOverload, noise: bool) -> type[torch
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
             logits, seed, mask, offset, row_offset, tau, setting = inputs
-            _, _, index, log_sum_exp = output
-            ctx.save_for_backward(logits, index, log_sum_exp, mask, tau, seed if noise else None)
+            sample, _, *state = output
+            ctx.save_for_backward(logits, *(state or (sample,)), mask, tau, seed if noise else None)
             ctx.offsets = offset, row_offset
             ctx.setting = () if setting is None else (setting,)
-            ctx.mark_non_differentiable(index, log_sum_exp)
+            ctx.mark_non_differentiable(*state)
             ctx.set_materialize_grads(False)
 
         @staticmethod
-        def backward(ctx: Any, grad_one_hot: Tensor | None, grad_probs: Tensor | None, *_: None) -> Any:
+        def backward(ctx: Any, grad_sample: Tensor | None, grad_probs: Tensor | None, *_: None) -> Any:
             # Only where a graph of the backward is asked for (`create_graph=True`) is there something to refuse.
             differentiate = backward_once if torch.is_grad_enabled() else backward
-            return differentiate(ctx, grad_one_hot, grad_probs), None, None, None, None, None, None
+            return differentiate(ctx, grad_sample, grad_probs), None, None, None, None, None, None
 
     return Estimator
 
 
 ESTIMATORS = {
     overload: {
-        name.removesuffix("_backward"): _estimator(ops["sample_dense"], op, TABLE[name].noise)
+        name.removesuffix("_backward"): _estimator(ops[TABLE[name].draw], op, TABLE[name].noise)
         for name, op in ops.items()
-        if name.endswith("_backward")
+        if TABLE[name].draw
     }
     for overload, ops in OPS.items()
 }
@@ -203,11 +214,11 @@ def estimate(
     tau: Tensor | None,
     setting: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """(one_hot, probs) of logits [..., C], differentiable by one of ESTIMATORS."""
+    """(one_hot, probs) of logits [..., C], or (bits, probs) of logits, differentiable by one of ESTIMATORS."""
     apply = estimator.apply
     if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
         # `Function.apply` binds default arguments by `inspect`, which takes twice as long as the rest of a small call,
         # and which `forward` has no use for. This is the method of its base that it ends in.
         apply, logits = super(torch.autograd.Function, estimator).apply, unwrap_if_dead(logits)  # type: ignore[misc]
-    one_hot, probs, _, _ = apply(logits, seed, mask, offset, row_offset, tau, setting)  # type: ignore[no-untyped-call]
-    return one_hot, probs
+    drawn, probs, *_ = apply(logits, seed, mask, offset, row_offset, tau, setting)  # type: ignore[no-untyped-call]
+    return drawn, probs

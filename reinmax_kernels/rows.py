@@ -19,11 +19,7 @@ _SEED_RANGE = 2**63 - 1  # the most that torch.randint takes
 
 def categories_last(logits: Tensor, dim: int) -> Tensor:
     """The logits with their category dimension moved last, after every check that needs no values."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"logits: expected a tensor, got {type(logits).__name__}")
-    if logits.dtype not in DTYPES:
-        raise TypeError(f"logits: expected float16, bfloat16, float32 or float64, got {_name(logits.dtype)}")
-    ndim = logits.ndim
+    ndim = floating_point(logits, "logits").ndim
     if not -ndim <= dim < ndim:
         raise IndexError(f"dim: expected a value in [{-ndim}, {ndim - 1}] for {ndim}-dimensional logits, got {dim}")
     categories = logits.size(dim)
@@ -32,8 +28,28 @@ def categories_last(logits: Tensor, dim: int) -> Tensor:
     return logits if dim in (-1, ndim - 1) else logits.movedim(dim, -1)
 
 
+def floating_point(tensor: Tensor, name: str) -> Tensor:
+    """The tensor, which has a dtype that kernels take."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {_name(tensor.dtype)}")
+    return tensor
+
+
 def mask_categories_last(mask: Tensor | None, logits: Tensor, dim: int) -> Tensor | None:
     """The mask as a view that broadcasts against `categories_last(logits, dim)`; `logits` as the user gave them."""
+    mask = broadcast_mask(mask, logits)
+    if mask is None:
+        return None
+    if dim in (-1, logits.ndim - 1):
+        return mask if mask.ndim else mask.unsqueeze(-1)
+    category_dim = dim % logits.ndim - (logits.ndim - mask.ndim)
+    return mask.movedim(category_dim, -1) if category_dim >= 0 else mask.unsqueeze(-1)
+
+
+def broadcast_mask(mask: Tensor | None, logits: Tensor) -> Tensor | None:
+    """The mask, which broadcasts to the logits."""
     if mask is None:
         return None
     if not isinstance(mask, Tensor):
@@ -48,10 +64,7 @@ def mask_categories_last(mask: Tensor | None, logits: Tensor, dim: int) -> Tenso
         raise ValueError(
             f"mask: expected a shape that broadcasts to the logits' {tuple(logits.shape)}, got {tuple(mask.shape)}"
         )
-    if dim in (-1, logits.ndim - 1):
-        return mask if mask.ndim else mask.unsqueeze(-1)
-    category_dim = dim % logits.ndim - leading
-    return mask.movedim(category_dim, -1) if category_dim >= 0 else mask.unsqueeze(-1)
+    return mask
 
 
 def seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None, logits: Tensor) -> Tensor:
@@ -218,6 +231,16 @@ def invalid_row(logits: Tensor, mask: Tensor | None) -> ValueError:
         held = "only -inf"
     return ValueError(
         f"logits: row {row} of {len(flat)} holds {held}; expected numbers or -inf, at least one of them finite"
+    )
+
+
+def invalid_bit(logits: Tensor, allowed: Tensor) -> ValueError:
+    """The error for the first of the allowed logits that no bit can be drawn with: which, and what it holds."""
+    unusable = (allowed & (logits.isnan() | (logits.float().isinf() & ~logits.isinf()))).flatten()
+    element = int(unusable.nonzero()[0])
+    return ValueError(
+        f"logits: element {element} of {logits.numel()} holds {_spell(logits.flatten()[element].item())}; "
+        "expected numbers or infinities"
     )
 
 

@@ -136,6 +136,37 @@ def gradient(name, logits, index, g, h, tau, **stream):
     return GRADIENTS[name](logits, index, g, h, tau, **(stream if name in NOISY else {}))
 
 
+BIT_ESTIMATORS = ("reinmax", "straight_through", "gumbel_softmax")
+
+
+def bit_gradient(name, logits, bits, g, h, tau, **stream):
+    """The gradient of an estimator of bits [N]: that of the categories (x, 0), of which the first is drawn for a 1."""
+
+    def pairs(values):
+        return torch.stack([values.double(), torch.zeros_like(values, dtype=torch.float64)], -1)
+
+    index = 1 - bits.to(torch.int64)
+    return gradient(name, pairs(logits), index, pairs(g), pairs(h), tau, **stream)[:, 0]
+
+
+def expected_bit_gradient(name, overload, f, logits):
+    """The exact mean of a bit estimator of the library, for the loss f(bits [N])."""
+    op = getattr(getattr(torch.ops.reinmax_kernels, f"bernoulli_{name}_backward"), overload)
+    total = torch.zeros_like(logits)
+    for index, probability in draws(torch.stack([logits, torch.zeros_like(logits)], -1)):
+        bits = (1 - index).double().requires_grad_()
+        (g,) = torch.autograd.grad(f(bits), bits)
+        total += probability * op(g, None, logits, bits.detach(), None, None)
+    return total
+
+
+def true_bit_gradient(f, logits):
+    theta = logits.detach().requires_grad_()
+    pairs = torch.stack([theta, torch.zeros_like(theta)], -1)
+    mean = sum(probability * f((1 - index).double()) for index, probability in draws(pairs))
+    return torch.autograd.grad(mean, theta)[0]
+
+
 def own_arguments(name, seed=0, offset=0, row_offset=0):
     """What the estimator's op takes after what all take."""
     if name in NOISY:

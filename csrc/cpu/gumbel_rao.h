@@ -58,6 +58,13 @@ struct AnyPower {
     return Simd<Real>::exp(ratio.each([](auto v) { return -log_1p(v); }) * inverse_tau);
   }
 
+  // s_D s_j of two categories, from a uniform; the probability and the factor are those of j.
+  REINMAX_MEMBER Pack<Real> slope_of_two(const Pack<Real>& probability, const Pack<Real>& factor,
+                                         const Pack<Real>& u) const {
+    const auto w = power(u / ((Real(1) - u) * probability)) * factor, whole = w + Real(1);
+    return w / (whole * whole);
+  }
+
   template <class Row>
   REINMAX_MEMBER void prepare(const Row& row, const Pack<Real>& logit, const GumbelArrays<Real>& arrays,
                               int64_t slot) const {
@@ -73,6 +80,13 @@ struct AnyPower {
     return power(exponential / scaled) * Pack<Real>::load(arrays.factor + slot);
   }
 };
+
+// s_D s_j of two categories at tau = 1: a (a + u) / (2 a + u)^2, with a = pi_j (1 - u).
+template <class Real>
+REINMAX_INLINE Pack<Real> unit_slope_of_two(const Pack<Real>& pi, const Pack<Real>& u) {
+  const Pack<Real> a = pi * (Real(1) - u), b = a + u, c = a + b;
+  return a * b / (c * c);
+}
 
 // In the arrays the drawn category has weight 0, and is added apart.
 template <class Row, class Weight>
@@ -155,19 +169,14 @@ template <class Real>
 static void gumbel_rao_as(const BackwardArguments& arguments, int64_t begin, int64_t end, void* scratch) {
   const AnyPower<Real> power{inverse_of<Real>(arguments.tau)};
   if (arguments.logits.categories == 2 && arguments.tau == 1) {
-    // s_D s_j = a (a + u) / (2 a + u)^2, with a = pi_j (1 - u).
     const auto slope = [](auto& row, const auto& logit) {
-      return [pi = row.probability(logit)](const auto& u) {
-        const auto a = pi * (Real(1) - u), b = a + u, c = a + b;
-        return a * b / (c * c);
-      };
+      return [pi = row.probability(logit)](const auto& u) { return unit_slope_of_two(pi, u); };
     };
     for_each_vector_of_rows<Real>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });
   } else if (arguments.logits.categories == 2) {
     const auto slope = [&](auto& row, const auto& logit) {
       return [&power, pi = power.probability(row, logit), factor = power.factor(row, logit)](const auto& u) {
-        const auto w = power.power(u / ((Real(1) - u) * pi)) * factor, whole = w + Real(1);
-        return w / (whole * whole);
+        return power.slope_of_two(pi, factor, u);
       };
     };
     for_each_vector_of_rows<Real>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });

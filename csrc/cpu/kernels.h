@@ -79,6 +79,21 @@ struct BackwardArguments {
   void* grad_logits;  // [N, C] in the logits' dtype
 };
 
+// Bits, one for each logit: elements in flattened order are rows of one category.
+struct BernoulliArguments {
+  Rows logits;
+  Rows mask;             // true = allowed; no data: all allowed
+  Noise stream;          // that the bits are drawn from
+  void* bits = nullptr;  // in the logits' dtype, as all below
+  void* probs = nullptr;
+  std::atomic<int64_t>* first_invalid = nullptr;
+  Rows grad_bits;  // of a backward
+  Rows grad_probs;
+  Rows drawn;  // the bits
+  double tau = 1;
+  void* grad_logits = nullptr;
+};
+
 // A router's rows: experts are the categories, kMostExperts at the most.
 constexpr int64_t kMostExperts = 1024;
 
@@ -138,6 +153,7 @@ inline int64_t topk_router_scratch_bytes(int64_t experts) {
 
 using Sample = void(const SampleArguments&, int64_t begin, int64_t end, void* scratch);
 using Backward = void(const BackwardArguments&, int64_t begin, int64_t end, void* scratch);
+using Bernoulli = void(const BernoulliArguments&, int64_t begin, int64_t end);
 using SparseMixer = void(const SparseMixerArguments&, int64_t begin, int64_t end);
 using TopkRouter = void(const TopkRouterArguments&, int64_t begin, int64_t end, void* scratch);
 
@@ -149,6 +165,10 @@ struct Kernels {
   Backward* straight_through_backward;
   Backward* gapped_straight_through_backward;
   Backward* gumbel_rao_backward;
+  Bernoulli* bernoulli;
+  Bernoulli* bernoulli_reinmax_backward;
+  Bernoulli* bernoulli_straight_through_backward;
+  Bernoulli* bernoulli_gumbel_softmax_backward;
   SparseMixer* sparse_mixer;
   SparseMixer* sparse_mixer_backward;
   TopkRouter* topk_router;

@@ -45,9 +45,16 @@ class RowNoise {
  public:
   void start_block(const Noise& noise, int64_t row, int64_t count) {
     const NoiseStream stream(noise);
+    int64_t of_seed = noise.rows_per_seed - row % noise.rows_per_seed;  // rows before the next seed's
+    uint64_t number = stream.number(row), key = stream.key(row);
     for (int64_t i = 0; i < kBlockRows; ++i) {
-      number_[i % 2][i / 2] = i < count ? stream.number(row + i) : 0;
-      key_[i % 2][i / 2] = i < count ? stream.key(row + i) : 0;
+      number_[i % 2][i / 2] = number++;
+      key_[i % 2][i / 2] = key;
+      if (--of_seed == 0 && i + 1 < count) {
+        of_seed = noise.rows_per_seed;
+        number = stream.number(row + i + 1);
+        key = stream.key(row + i + 1);
+      }
     }
   }
 
@@ -93,14 +100,21 @@ REINMAX_INLINE UInt32 unpack_high(SimdBits::Lanes a, SimdBits::Lanes b) {
 #endif
 }
 
+// Numbers of counters, in an order that unpacking undoes.
+REINMAX_INLINE SimdBits::Lanes counters_for_unpacking() {
+  constexpr int kCounters = kRegisterLanes<uint64_t>;
+  SimdBits::Lanes order{};
+  for (int i = 0; i < kCounters; ++i) order[i] = i / 2 + i % 2 * (kCounters / 2);
+  return order;
+}
+
 // Of one row, categories as lanes: exponential variates for categories [0, slots), whole packs.
 template <class Real>
 REINMAX_INLINE void row_exponentials(uint64_t number, uint64_t key, uint64_t sample, int64_t slots, Real* to) {
   using Lanes = SimdBits::Lanes;
   constexpr int kCounters = kRegisterLanes<uint64_t>, kElements = 4 * kCounters;
   static_assert(Pack<Real>::kLanes % kElements == 0);
-  Lanes order{};  // counters in an order that unpacking undoes
-  for (int i = 0; i < kCounters; ++i) order[i] = i / 2 + i % 2 * (kCounters / 2);
+  const Lanes order = counters_for_unpacking();
   const Lanes row = Lanes{} + number, keys = Lanes{} + key, samples = Lanes{} + sample;
   for (int64_t j = 0; j < slots; j += kElements) {
     const auto w = contract::philox<SimdBits>({order + uint64_t(j / 4), samples, row, row >> 32}, keys);

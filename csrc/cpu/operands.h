@@ -86,6 +86,25 @@ inline double value_at(const Rows& values, int64_t row, int64_t category) {
   }
 }
 
+// A value that no draw can be made with.
+inline std::string spell(double value) {
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return "+inf";
+  char text[64];
+  std::snprintf(text, sizeof text, "%g (beyond float32, in which draws are made)", value);
+  return text;
+}
+
+// 1 where there is none.
+inline double checked_tau_value(const std::optional<Tensor>& tau) {
+  const double* value = checked_tau(tau);
+  if (value == nullptr) return 1;
+  if (!(*value > 0) || std::isinf(*value)) {
+    throw std::invalid_argument("tau: expected a finite value > 0, got " + std::to_string(*value));
+  }
+  return *value;
+}
+
 // Names the first row without a distribution, and what it holds.
 [[noreturn]] inline void throw_invalid_row(const Logits& logits, int64_t row, int64_t rows) {
   std::string held = "only -inf";
@@ -99,15 +118,7 @@ inline double value_at(const Rows& values, int64_t row, int64_t category) {
     const double value = value_at(logits.values, row, j);
     if (std::isfinite(value) && std::isfinite(float(value))) continue;
     if (std::isinf(value) && value < 0) continue;
-    char text[64];
-    if (std::isnan(value)) {
-      std::snprintf(text, sizeof text, "NaN");
-    } else if (std::isinf(value)) {
-      std::snprintf(text, sizeof text, "+inf");
-    } else {
-      std::snprintf(text, sizeof text, "%g (beyond float32, in which draws are made)", value);
-    }
-    held = std::string(text) + " at category " + std::to_string(j);
+    held = spell(value) + " at category " + std::to_string(j);
     break;
   }
   if (!any_allowed) held = "no category that the mask allows";

@@ -115,11 +115,7 @@ Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<T
   arguments.index = indices;
   arguments.log_sum_exp = log_sum_exp.const_data_ptr<double>();
   arguments.grad_logits = grad_logits.mutable_data_ptr();
-  const double* value = checked_tau(tau);
-  arguments.tau = value == nullptr ? 1 : *value;
-  if (!(arguments.tau > 0) || std::isinf(arguments.tau)) {
-    throw std::invalid_argument("tau: expected a finite value > 0, got " + std::to_string(arguments.tau));
-  }
+  arguments.tau = checked_tau_value(tau);
   [[maybe_unused]] const auto kept = take(arguments, shape, own...);
   const int64_t passes = std::max<int64_t>(arguments.noise.samples, 1);
   parallel_for_rows(shape, passes, backward_scratch_bytes(arguments), [&](int64_t begin, int64_t end, void* scratch) {

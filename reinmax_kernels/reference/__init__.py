@@ -1,5 +1,12 @@
 """Plain PyTorch, readable beside the papers, on any device: the oracle that every other backend is tested against."""
 
+from .bernoulli import (
+    bernoulli,
+    bernoulli_gumbel_softmax_backward,
+    bernoulli_reinmax_backward,
+    bernoulli_straight_through_backward,
+    require_bits,
+)
 from .dispatch_plan import dispatch_plan
 from .gapped_straight_through import gapped_straight_through_backward
 from .gumbel_rao import gumbel_rao_backward
@@ -10,10 +17,15 @@ from .straight_through import straight_through_backward
 from .topk_router import topk_router, topk_router_backward
 
 __all__ = [
+    "bernoulli",
+    "bernoulli_gumbel_softmax_backward",
+    "bernoulli_reinmax_backward",
+    "bernoulli_straight_through_backward",
     "dispatch_plan",
     "gapped_straight_through_backward",
     "gumbel_rao_backward",
     "reinmax_backward",
+    "require_bits",
     "require_distributions",
     "sample",
     "sample_dense",

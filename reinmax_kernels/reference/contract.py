@@ -53,12 +53,17 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
     return c0, c1, c2, c3
 
 
-def row_bits(rows: int, seed: Tensor, offset: int, row_offset: int) -> tuple[Tensor, ...]:
-    """Four random 32-bit words for each of `rows` rows: two 64-bit uniforms, each as (low, high)."""
+def _numbers(rows: int, seed: Tensor, row_offset: int) -> tuple[Tensor, Tensor]:
+    """The number of each of `rows` rows in its stream, and its seed."""
     seeds = seed.reshape(-1)
     rows_per_seed = rows // seeds.numel()
     number = torch.arange(rows_per_seed, device=seed.device).repeat(seeds.numel()) + row_offset
-    key = seeds.repeat_interleave(rows_per_seed)
+    return number, seeds.repeat_interleave(rows_per_seed)
+
+
+def row_bits(rows: int, seed: Tensor, offset: int, row_offset: int) -> tuple[Tensor, ...]:
+    """Four random 32-bit words for each of `rows` rows: two 64-bit uniforms, each as (low, high)."""
+    number, key = _numbers(rows, seed, row_offset)
     return philox((*words(number), *words(torch.full_like(number, offset))), words(key))
 
 
@@ -114,6 +119,21 @@ def draw(x: Tensor, seed: Tensor, offset: int, row_offset: int) -> Tensor:
     q = q.gather(1, at_chunk.unsqueeze(-1).expand(-1, -1, width)).squeeze(1)
     index = _first_above(q, multiply_high((w2, w3), chunk_sum.gather(1, at_chunk).squeeze(1)))
     return torch.where(valid_rows(x), chunk * width + index, 0)
+
+
+def draw_bits(x: Tensor, seed: Tensor, offset: int, row_offset: int) -> Tensor:
+    """For each float32 logit of x [N], whether its bit is drawn to be 1. Two neighbours share one call of Philox. NaN
+    gives 0.
+    """
+    number, key = _numbers(x.numel(), seed, row_offset)
+    pair = (number >> 1) & (2**63 - 1)
+    w0, w1, w2, w3 = philox((*words(pair), *words(torch.full_like(pair, offset))), words(key))
+    odd = (number & 1).bool()
+    uniform = torch.where(odd, w2, w0), torch.where(odd, w3, w1)
+    unlikely = _exp2_of_difference(-x.abs(), torch.zeros_like(x))
+    unlikely = (unlikely.double() * 2.0**WEIGHT_BITS).round().nan_to_num(0.0).to(torch.int64)
+    likely = torch.full_like(unlikely, 1 << WEIGHT_BITS)
+    return multiply_high(uniform, unlikely + likely) < torch.where(x >= 0, likely, unlikely)
 
 
 def _first_above(weights: Tensor, target: Tensor) -> Tensor:
