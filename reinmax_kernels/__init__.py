@@ -8,12 +8,14 @@ from . import routing
 from .backends import backend, build_info
 from .bernoulli import bernoulli
 from .categorical import gapped_straight_through, reinmax, sample, straight_through
+from .codebook import codebook_lookup
 from .gumbel import gumbel_rao, gumbel_softmax
 
 __all__ = [
     "backend",
     "bernoulli",
     "build_info",
+    "codebook_lookup",
     "gapped_straight_through",
     "gumbel_rao",
     "gumbel_softmax",

@@ -50,7 +50,7 @@ def sample(
     Differs from it: weights are integers of 39 bits, in chunks of 1024 categories, so that no order of summation
     shows; a category 27.7 nats below the largest of its chunk has weight 0.
     """
-    rows_last, mask_last, seeds = _operands(logits, dim, mask, generator, seed)
+    rows_last, mask_last, seeds = operands(logits, dim, mask, generator, seed)
     op = ops.OPS[backends.overload(logits.device)]["sample"]
     index: Tensor = op(
         rows_last, seeds, mask_last, rows.int64_bits(offset, "offset"), rows.int64_bits(row_offset, "row_offset")
@@ -186,7 +186,7 @@ def estimate(
     setting: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What every estimator does with what its user gave; `setting` is what its backward takes of its own."""
-    rows_last, mask_last, seeds = _operands(logits, dim, mask, generator, seed)
+    rows_last, mask_last, seeds = operands(logits, dim, mask, generator, seed)
     one_hot, probs = ops.estimate(
         ops.ESTIMATORS[backends.overload(logits.device)][name],
         rows_last,
@@ -202,7 +202,7 @@ def estimate(
     return one_hot.movedim(-1, dim), probs.movedim(-1, dim)
 
 
-def _operands(
+def operands(
     logits: Tensor, dim: int, mask: Tensor | None, generator: torch.Generator | None, seed: int | Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """What every op takes first: logits and mask with the categories last, and the seeds."""

@@ -176,6 +176,19 @@ def jitter_value(jitter_eps: float) -> float:
     return float(jitter_eps)
 
 
+def codebook(codebook: Tensor, logits: Tensor) -> Tensor:
+    """A codebook [C, d] for logits [..., C], after every check that needs no values."""
+    floating_point(codebook, "codebook")
+    if codebook.device != logits.device:
+        raise ValueError(f"codebook: expected it on {logits.device} like the logits, got {codebook.device}")
+    categories = logits.shape[-1]
+    if codebook.ndim != 2 or codebook.shape[0] != categories or codebook.shape[1] < 1:
+        raise ValueError(
+            f"codebook: expected shape ({categories}, d) with d >= 1 for these logits, got {tuple(codebook.shape)}"
+        )
+    return codebook
+
+
 def expert_index(index: Tensor, num_experts: int) -> Tensor:
     """An index of experts, after every check that needs no values."""
     if not isinstance(index, Tensor):

@@ -51,10 +51,10 @@ struct SampleArguments {
   int64_t offset;
   int64_t row_offset;
   int64_t* index;                 // [N]
-  void* one_hot = nullptr;        // [N, C] in the logits' dtype; with probs and log_sum_exp, or all three absent
+  void* one_hot = nullptr;        // [N, C] in the logits' dtype; with probs, or both absent
   bool one_hot_is_zero = false;   // already, so that only the ones need be written
   void* probs = nullptr;          // [N, C]
-  double* log_sum_exp = nullptr;  // [N]
+  double* log_sum_exp = nullptr;  // [N], absent only where one_hot and probs are
   std::atomic<int64_t>* first_invalid_row;
 };
 

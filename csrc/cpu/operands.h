@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <new>
 #include <optional>
@@ -62,6 +63,16 @@ inline Tensor dense_output(const Tensor& logits, const std::vector<int64_t>& siz
   Tensor output = empty(sizes, logits.scalar_type());
   prefer_huge_pages(output.mutable_data_ptr(), bytes_of(output));
   return output;
+}
+
+// The categories that a forward drew, as its backward reads them.
+inline Tensor checked_categories(const Tensor& index_given, const Shape& shape) {
+  const Tensor index = checked_index(index_given, shape);
+  const int64_t* indices = index.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < shape.rows; ++i) {
+    require(0 <= indices[i] && indices[i] < shape.categories, "index: expected categories in [0, C)");
+  }
+  return index;
 }
 
 inline Logits logits_of(const Tensor& logits, const std::optional<Tensor>& mask, const Shape& shape) {
@@ -148,6 +159,21 @@ void parallel_for_rows(const Shape& shape, int64_t passes, int64_t scratch_bytes
     torch::stable::parallel_for(0, shape.rows, grain, with_scratch);
   }
   if (out_of_memory) throw std::bad_alloc();
+}
+
+// Draws into `arguments`, whose outputs the caller has allocated.
+inline void draw(SampleArguments& arguments, const Tensor& logits, const Tensor& seed,
+                 const std::optional<Tensor>& mask, const Shape& shape) {
+  const Tensor seed_values = checked_seeds(seed, shape);
+  arguments.logits = logits_of(logits, mask, shape);
+  arguments.seeds = seed_values.const_data_ptr<int64_t>();
+  arguments.rows_per_seed = shape.rows / seed_values.numel();
+  std::atomic<int64_t> first_invalid_row{std::numeric_limits<int64_t>::max()};
+  arguments.first_invalid_row = &first_invalid_row;
+  parallel_for_rows(shape, 1, sample_scratch_bytes(shape.categories), [&](int64_t begin, int64_t end, void* scratch) {
+    kernels().sample(arguments, begin, end, scratch);
+  });
+  if (first_invalid_row < shape.rows) throw_invalid_row(arguments.logits, first_invalid_row, shape.rows);
 }
 
 }  // namespace reinmax_kernels::cpu

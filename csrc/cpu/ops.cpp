@@ -17,21 +17,6 @@
 namespace reinmax_kernels::cpu {
 namespace {
 
-// Draws into `arguments`, whose outputs the caller has allocated.
-void draw(SampleArguments& arguments, const Tensor& logits, const Tensor& seed, const std::optional<Tensor>& mask,
-          const Shape& shape) {
-  const Tensor seed_values = checked_seeds(seed, shape);
-  arguments.logits = logits_of(logits, mask, shape);
-  arguments.seeds = seed_values.const_data_ptr<int64_t>();
-  arguments.rows_per_seed = shape.rows / seed_values.numel();
-  std::atomic<int64_t> first_invalid_row{std::numeric_limits<int64_t>::max()};
-  arguments.first_invalid_row = &first_invalid_row;
-  parallel_for_rows(shape, 1, sample_scratch_bytes(shape.categories), [&](int64_t begin, int64_t end, void* scratch) {
-    kernels().sample(arguments, begin, end, scratch);
-  });
-  if (first_invalid_row < shape.rows) throw_invalid_row(arguments.logits, first_invalid_row, shape.rows);
-}
-
 Tensor sample(const Tensor& logits_given, const Tensor& seed, const std::optional<Tensor>& mask, int64_t offset,
               int64_t row_offset) {
   const Shape shape(logits_given);
@@ -93,11 +78,8 @@ Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<T
                 const std::optional<Tensor>& mask, const std::optional<Tensor>& tau, Own... own) {
   const Shape shape(logits_given);
   const Tensor logits = with_adjacent_categories(logits_given);
-  const Tensor index = checked_index(index_given, shape), log_sum_exp = checked_log_sum_exp(log_sum_exp_given, shape);
-  const int64_t* indices = index.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < shape.rows; ++i) {
-    require(0 <= indices[i] && indices[i] < shape.categories, "index: expected categories in [0, C)");
-  }
+  const Tensor index = checked_categories(index_given, shape);
+  const Tensor log_sum_exp = checked_log_sum_exp(log_sum_exp_given, shape);
   Tensor grad_logits = dense_output(logits, shape.sizes);
   BackwardArguments arguments;
   arguments.logits = logits_of(logits, mask, shape);
@@ -112,7 +94,7 @@ Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<T
   };
   arguments.grad_one_hot = gradient_rows(grad_one_hot, gathered[0]);
   arguments.grad_probs = gradient_rows(grad_probs, gathered[1]);
-  arguments.index = indices;
+  arguments.index = index.const_data_ptr<int64_t>();
   arguments.log_sum_exp = log_sum_exp.const_data_ptr<double>();
   arguments.grad_logits = grad_logits.mutable_data_ptr();
   arguments.tau = checked_tau_value(tau);

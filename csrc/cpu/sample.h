@@ -62,7 +62,7 @@ static void write_one_hot(const SampleArguments& a, int64_t row, int64_t count) 
   for (int64_t i = row; i < row + count; ++i) set_one(a.one_hot, dtype, i * categories + a.index[i]);
 }
 
-// float64 logits keep float64 probabilities: the softmax of one row, apart from the draw.
+// float64 logits keep float64 probabilities: the softmax of one row, apart from the draw, and its log-sum-exp.
 static void softmax_double(const SampleArguments& a, int64_t row) {
   using Vector = Pack<double>;
   const int64_t categories = a.logits.categories;
@@ -82,6 +82,8 @@ static void softmax_double(const SampleArguments& a, int64_t row) {
   const double max = largest(running);
   for_packs([&](const Vector& x, int64_t, int64_t) { total += Simd<double>::exp(x - max); });
   const double sum_exp = sum(total);
+  a.log_sum_exp[row] = max + log(Register<double>{} + sum_exp)[0];
+  if (a.probs == nullptr) return;
   for_packs([&](const Vector& x, int64_t at, int64_t n) {
     const Vector p = Simd<double>::exp(x - max) / sum_exp;
     if (n == Vector::kLanes) {
@@ -90,5 +92,4 @@ static void softmax_double(const SampleArguments& a, int64_t row) {
       p.store_first(probs + at, n);
     }
   });
-  a.log_sum_exp[row] = max + log(Register<double>{} + sum_exp)[0];
 }

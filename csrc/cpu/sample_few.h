@@ -81,13 +81,15 @@ static void sample_few(const SampleArguments& a, int64_t begin, int64_t end) {
     }
     choose_in_block(block, categories, index);
     std::memcpy(a.index + row, index, count * sizeof(int64_t));
-    if (a.one_hot == nullptr) continue;
-    write_one_hot(a, row, count);
+    if (a.log_sum_exp == nullptr) continue;
+    if (a.one_hot != nullptr) write_one_hot(a, row, count);
     if (a.logits.values.dtype == DType::kFloat64) {
       for (int64_t i = 0; i < count; ++i) softmax_double(a, row + i);
     } else {
-      normalise_block(block, categories);
-      write_block(block.weights, a.logits.values.dtype, row, count, categories, a.probs);
+      if (a.probs != nullptr) {
+        normalise_block(block, categories);
+        write_block(block.weights, a.logits.values.dtype, row, count, categories, a.probs);
+      }
       log_sum_exps(block.max, block.total, count, a.log_sum_exp + row);
     }
   }

@@ -115,6 +115,7 @@ static void sample_many(const SampleArguments& a, int64_t begin, int64_t end, vo
   float max[kBlockRows] = {};
   alignas(kRegisterBytes) double total[kBlockRows];
   BlockUniforms uniforms;
+  const bool is_double = a.logits.values.dtype == DType::kFloat64;
   for (int64_t first = begin; first < end; first += kBlockRows) {
     const int64_t count = end - first < kBlockRows ? end - first : kBlockRows;
     uniforms.draw(a, first, count);
@@ -128,11 +129,11 @@ static void sample_many(const SampleArguments& a, int64_t begin, int64_t end, vo
       }
       if (a.one_hot != nullptr) write_one_hot(a, first + i, 1);
       if (kProbs) write_probs(a, first + i, drawn.total, scratch);
-      if (a.one_hot != nullptr && !kProbs) softmax_double(a, first + i);
+      if (a.log_sum_exp != nullptr && is_double) softmax_double(a, first + i);
       max[i] = drawn.max;
       total[i] = drawn.total;
     }
-    if (kProbs) log_sum_exps(max, total, count, a.log_sum_exp + first);
+    if (a.log_sum_exp != nullptr && !is_double) log_sum_exps(max, total, count, a.log_sum_exp + first);
   }
 }
 

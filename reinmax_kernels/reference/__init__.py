@@ -7,6 +7,12 @@ from .bernoulli import (
     bernoulli_straight_through_backward,
     require_bits,
 )
+from .codebook import (
+    codebook_gradient,
+    codebook_lookup,
+    codebook_reinmax_backward,
+    codebook_straight_through_backward,
+)
 from .dispatch_plan import dispatch_plan
 from .gapped_straight_through import gapped_straight_through_backward
 from .gumbel_rao import gumbel_rao_backward
@@ -21,6 +27,10 @@ __all__ = [
     "bernoulli_gumbel_softmax_backward",
     "bernoulli_reinmax_backward",
     "bernoulli_straight_through_backward",
+    "codebook_gradient",
+    "codebook_lookup",
+    "codebook_reinmax_backward",
+    "codebook_straight_through_backward",
     "dispatch_plan",
     "gapped_straight_through_backward",
     "gumbel_rao_backward",

@@ -40,6 +40,12 @@ def sample(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_o
     return contract.draw(x, seed, offset, row_offset).reshape(logits.shape[:-1])
 
 
+def log_sum_exps(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Of each row, in float64: NaN for a row without a distribution."""
+    x = masked(logits, mask)
+    return x.double().logsumexp(-1).masked_fill(~contract.valid_rows(draw_values(x)), torch.nan)
+
+
 def sample_dense(
     logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -48,10 +54,8 @@ def sample_dense(
     Rows without a distribution, on devices that do not check: index 0, probabilities and log-sum-exp NaN.
     """
     index = sample(logits, seed, mask, offset, row_offset)
-    x = masked(logits, mask)
-    valid = contract.valid_rows(draw_values(x))
-    probs = x.softmax(-1).masked_fill(~valid.unsqueeze(-1), torch.nan)
-    log_sum_exp = x.double().logsumexp(-1).masked_fill(~valid, torch.nan)
+    log_sum_exp = log_sum_exps(logits, mask)
+    probs = masked(logits, mask).softmax(-1).masked_fill(log_sum_exp.isnan().unsqueeze(-1), torch.nan)
     one_hot = torch.zeros(logits.shape, dtype=logits.dtype, device=logits.device)
     one_hot.scatter_(-1, index.unsqueeze(-1), 1.0)
     return one_hot, probs.to(logits.dtype).contiguous(), index, log_sum_exp

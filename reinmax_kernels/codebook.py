@@ -1,0 +1,67 @@
+"""Codebooks: a vector for each category, of which one is drawn."""
+
+import torch
+from torch import Tensor
+
+from . import backends, codebook_ops, rows
+from .categorical import operands
+
+ESTIMATORS = ("reinmax", "straight_through")
+
+
+def codebook_lookup(
+    logits: Tensor,
+    codebook: Tensor,
+    tau: float | Tensor = 1.0,
+    *,
+    estimator: str = "reinmax",
+    dim: int = -1,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    offset: int = 0,
+    row_offset: int = 0,
+) -> tuple[Tensor, Tensor]:
+    r"""Draw a code for each row of logits and look its vector up: `one_hot @ codebook`, without the one-hot.
+
+    With the codebook :math:`B`, whose row :math:`B_j` is the vector of category j, :math:`D \sim \mathrm{softmax}(
+    \theta)` and the gradient :math:`v` of the vector :math:`B_D`, the one-hot's gradient would be :math:`g_j = \langle
+    B_j, v \rangle`. The logits get what :func:`reinmax_kernels.reinmax` or :func:`reinmax_kernels.straight_through`
+    makes of it, computed for a few rows at a time: of what has the logits' size only their gradient is ever there. The
+    codebook gets :math:`\nabla_{B_j} = \sum_{i: D_i = j} v_i`, summed in the order of the rows: the same on every
+    thread count.
+
+    Args:
+        logits, dim, mask, generator, seed, offset, row_offset: as in :func:`reinmax_kernels.sample`.
+        codebook: [C, d], float16, bfloat16, float32 or float64; its dtype need not be the logits'.
+        tau: the temperature, as in :func:`reinmax_kernels.reinmax`.
+        estimator: "reinmax" or "straight_through".
+
+    Returns:
+        `(vectors, index)`: the vectors in the codebook's dtype and the logits' shape, with d in the place of C, and
+        the int64 codes in the logits' shape less `dim`. The vectors are differentiable in logits and codebook, once.
+        Products and sums of half types are computed in float32 or better, under autocast too. Kept for the backward
+        are logits and codebook, and an index and a float64 log-sum-exp a row.
+
+    Raises:
+        As :func:`reinmax_kernels.reinmax`, and TypeError for a codebook that is no floating-point tensor, ValueError
+        for an unknown estimator, a codebook that is not [C, d] with d >= 1, or on another device than the logits.
+
+    Source: van den Oord et al., "Neural Discrete Representation Learning", NeurIPS 2017, for codebooks; Liu et al.,
+    NeurIPS 2023, and Bengio et al., 2013, for the gradients.
+    Differs from it: the code is drawn from logits, where VQ-VAE takes the nearest, and the gradient is that of the
+    logits, not of a copied vector.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator: expected one of {', '.join(ESTIMATORS)}; got {estimator!r}")
+    rows_last, mask_last, seeds = operands(logits, dim, mask, generator, seed)
+    vectors, index, _ = codebook_ops.LOOKUPS[backends.overload(logits.device)][estimator].apply(
+        rows_last,
+        rows.codebook(codebook, rows_last),
+        seeds,
+        mask_last,
+        rows.int64_bits(offset, "offset"),
+        rows.int64_bits(row_offset, "row_offset"),
+        rows.tau_tensor(tau, logits.device),
+    )
+    return vectors if dim in (-1, logits.ndim - 1) else vectors.movedim(-1, dim), index
