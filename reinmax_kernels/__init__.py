@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 __version__ = version("reinmax_kernels")
 
-from . import routing
+from . import distributions, routing
 from .backends import backend, build_info
 from .bernoulli import bernoulli
 from .categorical import gapped_straight_through, reinmax, sample, straight_through
@@ -16,6 +16,7 @@ __all__ = [
     "bernoulli",
     "build_info",
     "codebook_lookup",
+    "distributions",
     "gapped_straight_through",
     "gumbel_rao",
     "gumbel_softmax",
