@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import counters, kernels, memory, paper, readme, routers, scaling, static
+from . import counters, kernels, layers, memory, paper, readme, routers, scaling, static
 from .cases import OptionsError
 from .data import DataError
 from .paper.training import CheckpointError
@@ -22,6 +22,7 @@ COMMANDS = {
     "memory": memory,
     "scaling": scaling,
     "routers": routers,
+    "layers": layers,
     "static": static,
     "counters": counters,
     "paper": paper,

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that measures the ops."""
     parser.add_argument("--device", type=_device, default="cpu", metavar="{cpu,cuda}", help="default: cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the logits (default: float32)")
-    parser.add_argument("--tau", type=_tau, default=1.0, help="the temperature (default: 1)")
+    parser.add_argument("--tau", type=tau, default=1.0, help="the temperature (default: 1)")
     parser.add_argument(
         "--gradients",
         choices=GRADIENTS,
@@ -85,14 +85,14 @@ def _device(text: str) -> str:
     return text
 
 
-def _tau(text: str) -> float:
+def tau(text: str) -> float:
     try:
-        tau = float(text)
+        value = float(text)
     except ValueError:
-        tau = math.nan
-    if not 0 < tau < math.inf:
+        value = math.nan
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
-    return tau
+    return value
 
 
 def _case(text: str) -> Case:

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import torch
 from rich.console import Console
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from reinmax_kernels import routing
 
-from . import cases, results, sparse_mixer
+from . import cases, compare, results, sparse_mixer
 from .cases import Case
+from .compare import Calls
 from .peers import OURS
-from .tables import Row, add_sections, table_of_cases, three_digits
-from .timer import Spread, ratio, take_turns
+from .tables import Row
 
 PLAIN = "plain PyTorch"
 SECONDS, QUICK_SECONDS = 2.0, 0.05
@@ -25,8 +25,6 @@ CASES = {
     Case("moe-256", 16384, 256, "router of DeepSeek-V3"): (8,),
 }
 QUICK_CASES = {Case("moe-8", 512, 8, "router of Mixtral 8x7B, few tokens"): (1, 2)}
-
-Calls = Mapping[str, Callable[[], object]]  # each peer's call, ours first
 
 
 def _sparse_mixer(logits: Tensor, k: int, grad: Tensor) -> Calls:
@@ -72,39 +70,11 @@ def run(options: argparse.Namespace, console: Console) -> None:
         for k in ks:
             for work, (calls, most) in WORKS.items():
                 if k <= most:
-                    rows += _rows(case, k, work, calls(logits, k, torch.randn(case.rows, k).to(logits.dtype)), options)
-    for work in WORKS:
-        table = table_of_cases(work, ("ms (quartiles)", "x ours (quartiles)"))
-        add_sections(table, [row for row in rows if row["work"] == work], _cells)
-        console.print(table)
+                    about = {"work": work, "case": f"{case.name}, k = {k}", "k": k}
+                    about |= {"rows": case.rows, "categories": case.categories}
+                    grad = torch.randn(case.rows, k).to(logits.dtype)
+                    rows += compare.measure(calls(logits, k, grad), QUICK_SECONDS if options.quick else SECONDS, about)
+    compare.print_tables(rows, console)
     configuration = {"dtype": options.dtype, "quick": options.quick, "seed": options.seed, "load": load}
     console.print(f"{options.dtype}, {torch.get_num_threads()} threads, load average {load}.", highlight=False)
     results.save(options.output, "routers", configuration, rows)
-
-
-def _rows(case: Case, k: int, work: str, calls: Calls, options: argparse.Namespace) -> list[Row]:
-    times = take_turns(calls, QUICK_SECONDS if options.quick else SECONDS)
-    return [
-        {
-            "work": work,
-            "case": f"{case.name}, k = {k}",
-            "rows": case.rows,
-            "categories": case.categories,
-            "k": k,
-            "peer": peer,
-            **_spread("seconds", Spread.of(times[peer])),
-            **_spread("ratio", ratio(times[peer], times[OURS])),
-        }
-        for peer in calls
-    ]
-
-
-def _spread(name: str, spread: Spread) -> dict[str, float]:
-    return {name: spread.median, f"{name}_low": spread.low, f"{name}_high": spread.high}
-
-
-def _cells(row: Row) -> Sequence[str]:
-    def spell(name: str, scale: float) -> str:
-        return "{} ({}-{})".format(*(three_digits(scale * row[key]) for key in _spread(name, Spread(0, 0, 0))))
-
-    return spell("seconds", 1e3), spell("ratio", 1)
