@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from . import backends, router_ops, rows
+from . import backends, reference, router_ops, rows
 from .reference.sample import accumulate_dtype
 
 _SCORES = ("softmax", "sigmoid")
@@ -65,7 +65,7 @@ def sparse_mixer(
         ValueError: fewer than 2 or more than 1024 experts; an unknown version; k out of range, or 2 with version 1;
             jitter_eps < 0; a mask or seed that does not fit; a generator of another device; on the CPU, a row that
             holds NaN or +inf, or fewer than k experts above -inf (the first such row is named; on a GPU its weights are
-            NaN).
+            NaN, unless REINMAX_KERNELS_CHECK=1 is set).
 
     Source: Liu, Gao, Chen, "Sparse Backpropagation for MoE Training", 2023, and version 2: Liu et al., "GRIN:
     GRadient-INformed MoE", 2024; its constants are those that the public models were trained with.
@@ -78,11 +78,14 @@ def sparse_mixer(
     rows.router_logits(logits, k)
     if k > version:
         raise ValueError(f"k: expected {'1' if version == 1 else '1 or 2'} with version {version}, got {k}")
+    mask = rows.mask_categories_last(mask, logits, -1)
+    if backends.CHECKS:
+        reference.require_experts_to_draw(logits, mask, int(k))
     router = router_ops.SPARSE_MIXER[backends.overload(logits.device)]
     index, weight, _ = router.apply(
         logits,
         rows.seed_tensor(seed, generator, logits) if training else None,
-        rows.mask_categories_last(mask, logits, -1),
+        mask,
         rows.int64_bits(offset, "offset"),
         rows.int64_bits(row_offset, "row_offset"),
         int(k),
@@ -115,7 +118,8 @@ def topk_router(logits: Tensor, k: int, *, score: str = "softmax", normalize: bo
     Raises:
         TypeError: logits no floating-point tensor; k no integer.
         ValueError: fewer than 2 or more than 1024 experts; k out of range; an unknown score; on the CPU, a row that
-            holds NaN or +inf, or nothing but -inf (the first such row is named; on a GPU its weights are NaN).
+            holds NaN or +inf, or nothing but -inf (the first such row is named; on a GPU its weights are NaN, unless
+            REINMAX_KERNELS_CHECK=1 is set).
 
     Source: Shazeer et al., "Outrageously Large Neural Networks", ICLR 2017; Fedus et al., "Switch Transformers", JMLR
     2022; with the sigmoid, DeepSeek-V3, 2024.
@@ -124,7 +128,10 @@ def topk_router(logits: Tensor, k: int, *, score: str = "softmax", normalize: bo
     """
     if score not in _SCORES:
         raise ValueError(f"score: expected one of {', '.join(_SCORES)}; got {score!r}")
-    router = router_ops.TOPK_ROUTER[backends.overload(rows.router_logits(logits, k).device)]
+    rows.router_logits(logits, k)
+    if backends.CHECKS:
+        reference.require_scores(logits)
+    router = router_ops.TOPK_ROUTER[backends.overload(logits.device)]
     index, weight = router.apply(logits, int(k), score == "sigmoid", bool(normalize))
     return index, weight
 
@@ -205,12 +212,14 @@ def dispatch_plan(index: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tens
     Raises:
         TypeError: `index` not int64, `num_experts` no integer.
         ValueError: `num_experts` < 1; on the CPU, an index out of range (the first such position is named; on a GPU it
-            is an assertion of the device).
+            is an assertion of the device, unless REINMAX_KERNELS_CHECK=1 is set).
 
     Source: a counting sort; Gale et al., "MegaBlocks", MLSys 2023, sorts the same assignments by radix.
     Differs from it: nowhere in value.
     """
     flat = rows.expert_index(index, num_experts).flatten()
+    if backends.CHECKS:
+        rows.require_experts(flat, int(num_experts))
     op = router_ops.OPS[backends.overload(index.device)]["dispatch_plan"]
     counts, order, inverse = op(flat, int(num_experts))
     return counts, order, inverse

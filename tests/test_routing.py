@@ -1,9 +1,11 @@
 """The deterministic router, its losses and its plan, against plain PyTorch."""
 
+from unittest import mock
+
 import pytest
 import torch
 
-from reinmax_kernels import router_ops, routing
+from reinmax_kernels import backends, router_ops, routing
 
 FORMS = [(score, normalize) for score in ("softmax", "sigmoid") for normalize in (True, False)]
 SIZES = [(2, 1), (2, 2), (7, 3), (8, 2), (32, 32), (33, 1), (64, 8), (100, 100), (1024, 4)]
@@ -333,3 +335,31 @@ def test_shape_functions_on_any_device(device):
         assert (weight.shape, weight.dtype, weight.device.type) == ((4, 7, 2), torch.float16, device)
         counts, order, inverse = routing.dispatch_plan(index, 8)
         assert [t.shape for t in (counts, order, inverse)] == [(8,), (56,), (56,)]
+
+
+# The switch that makes a GPU check its values. Here it has to come before what serves the call, which is taken away.
+
+
+@pytest.mark.parametrize("checks", [True, False])
+def test_the_routers_check_where_they_are_told_to(monkeypatch, checks):
+    def served(*_):
+        raise RuntimeError("served")
+
+    monkeypatch.setattr(backends, "CHECKS", checks)
+    monkeypatch.setattr(router_ops, "SPARSE_MIXER", {"default": mock.Mock(apply=served)})
+    monkeypatch.setattr(router_ops, "TOPK_ROUTER", {"default": mock.Mock(apply=served)})
+    monkeypatch.setattr(router_ops, "OPS", {"default": {"dispatch_plan": served}})
+    bad = torch.zeros(2, 3, 4)
+    bad[1, 0, 2] = torch.nan
+    mask = torch.tensor([True, False, False, False])
+    calls = {
+        "row 3 of 6 holds NaN at category 2": lambda: routing.topk_router(bad, 1),
+        "row 3 of 6 holds NaN": lambda: routing.sparse_mixer(bad),
+        "row 0 of 6 has 1 experts above -inf": lambda: routing.sparse_mixer(torch.zeros(2, 3, 4), 2, mask=mask),
+        r"got 4 at position 1": lambda: routing.dispatch_plan(torch.tensor([0, 4]), 4),
+    }
+    for message, call in calls.items():
+        with pytest.raises(ValueError if checks else RuntimeError, match=message if checks else "served"):
+            call()
+    with pytest.raises(RuntimeError, match="served"):
+        routing.sparse_mixer(torch.zeros(2, 3, 4), 2)

@@ -18,9 +18,9 @@ from .gapped_straight_through import gapped_straight_through_backward
 from .gumbel_rao import gumbel_rao_backward
 from .reinmax import reinmax_backward
 from .sample import require_distributions, sample, sample_dense
-from .sparse_mixer import sparse_mixer, sparse_mixer_backward
+from .sparse_mixer import require_experts_to_draw, sparse_mixer, sparse_mixer_backward
 from .straight_through import straight_through_backward
-from .topk_router import topk_router, topk_router_backward
+from .topk_router import require_scores, topk_router, topk_router_backward
 
 __all__ = [
     "bernoulli",
@@ -37,6 +37,8 @@ __all__ = [
     "reinmax_backward",
     "require_bits",
     "require_distributions",
+    "require_experts_to_draw",
+    "require_scores",
     "sample",
     "sample_dense",
     "sparse_mixer",

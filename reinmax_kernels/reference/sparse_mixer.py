@@ -33,6 +33,11 @@ def _factor(version: int, is_best: Tensor, seed: Tensor, offset: int, row_offset
     return torch.where(is_best | above, 1.0, torch.full((), factor, dtype=torch.float64, device=is_best.device))
 
 
+def require_experts_to_draw(logits: Tensor, mask: Tensor | None, k: int) -> None:
+    """Raises ValueError for the first row that has fewer than k experts to draw."""
+    rows.require_experts_to_draw(logits, mask, contract.valid_rows(draw_values(masked(logits, mask))).flatten(), k)
+
+
 def sparse_mixer(
     logits: Tensor,
     seed: Tensor | None,
@@ -51,7 +56,7 @@ def sparse_mixer(
     tokens, experts = logits.shape[:-1], logits.shape[-1]
     x = masked(logits, mask).reshape(tokens.numel(), experts)
     if logits.device.type == "cpu":
-        rows.require_experts_to_draw(logits, mask, contract.valid_rows(draw_values(x)), k)
+        require_experts_to_draw(logits, mask, k)
     columns = []
     for draw in range(k):
         near = _near_best(x, jitter_eps)

@@ -21,11 +21,17 @@ def _weight(x: Tensor, index: Tensor, sigmoid: bool, normalize: bool) -> Tensor:
     return scores.softmax(-1) if normalize else scores.exp()
 
 
+def require_scores(logits: Tensor) -> None:
+    """Raises ValueError for the first row without a largest logit."""
+    if not contract.valid_rows(logits.to(accumulate_dtype(logits.dtype))).all():
+        raise rows.invalid_row(logits, None)
+
+
 def topk_router(logits: Tensor, k: int, sigmoid: bool, normalize: bool) -> tuple[Tensor, Tensor]:
     """The k experts of largest logit [..., k], the lower index first among equals, and their weights."""
     x = logits.to(accumulate_dtype(logits.dtype))
-    if logits.device.type == "cpu" and not contract.valid_rows(x).all():
-        raise rows.invalid_row(logits, None)
+    if logits.device.type == "cpu":
+        require_scores(logits)
     index = x.sort(dim=-1, descending=True, stable=True).indices[..., :k].contiguous()
     return index, _weight(x, index, sigmoid, normalize).to(logits.dtype)
 
