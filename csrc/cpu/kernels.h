@@ -20,7 +20,8 @@ struct Rows {
   int64_t size[kMaxDims];
   int64_t stride[kMaxDims];
 
-  int64_t offset(int64_t row) const {
+  // Always inlined: a copy left in an object built for a newer processor could be linked in for an older one.
+  inline __attribute__((always_inline)) int64_t offset(int64_t row) const {
     if (dims <= 1) return dims == 0 ? 0 : row * stride[0];
     int64_t result = 0;
     for (int d = 0; d < dims; ++d) {
