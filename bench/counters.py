@@ -47,13 +47,16 @@ def run(options: argparse.Namespace, console: Console) -> None:
         raise cases.OptionsError("counters: needs a GPU, and Nsight Compute's ncu on the PATH")
     chosen = cases.chosen(options)
     # Clocks are left as they are: to fix them takes rights, and concerns whoever else is on the GPU.
-    command = [ncu, "--clock-control", "none", "--profile-from-start", "off", "--csv", "--metrics", ",".join(METRICS)]
+    command = [ncu, "--clock-control", "none", "--profile-from-start", "off", "--csv", "--print-units", "base"]
+    command += ["--metrics", ",".join(METRICS)]
     command += [sys.executable, "-m", "bench.counters", "--dtype", options.dtype]
     command += ["--shapes", *(case.shape for case in chosen)]
     finished = subprocess.run(command, cwd=results.ROOT, capture_output=True, text=True)
     if finished.returncode:
         raise cases.OptionsError(f"counters: {finished.stdout[-2000:]}{finished.stderr[-2000:]}")
     rows = list(table_rows(kernels(finished.stdout.splitlines()), chosen))
+    if not rows:
+        raise cases.OptionsError(f"counters: ncu counted nothing: {finished.stdout[-2000:]}{finished.stderr[-2000:]}")
     table = table_of_cases("Counters of each kernel", ("us", "memory", "issuing", "warps", "registers", "instr."))
     add_sections(table, rows, _cells)
     console.print(table)

@@ -46,7 +46,7 @@ def bernoulli(logits: Tensor, grad: Tensor, tau: float) -> Calls:
         "straight_through": step(lambda x: reinmax_kernels.bernoulli(x, "straight_through", tau)[0]),
         "gumbel_softmax": step(lambda x: reinmax_kernels.bernoulli(x, "gumbel_softmax", tau)[0]),
         "gumbel_softmax on pairs": step(lambda x: reinmax_kernels.gumbel_softmax(pairs(x), tau)[0][..., 0]),
-        "torch.bernoulli, forward": lambda: torch.bernoulli(logits.detach().sigmoid()),
+        "torch.bernoulli, no gradient": lambda: torch.bernoulli(logits.detach().sigmoid()),
     }
 
 

@@ -44,7 +44,8 @@ def bernoulli(
 
     Returns:
         `(bits, probs)` in the logits' shape and dtype: 0 or 1, and :math:`\sigma(\phi)`. Both are differentiable, once;
-        half types are computed in float32. Kept for the backward are the logits and the bits themselves.
+        half types are computed in float32. Kept for the backward are the logits and the bits themselves,
+        which must not be changed in place before it.
 
     Raises:
         TypeError: logits no floating-point tensor; a tau that is no number; a mask or seed of the wrong type.

@@ -27,9 +27,9 @@ def codebook_lookup(
     With the codebook :math:`B`, whose row :math:`B_j` is the vector of category j, :math:`D \sim \mathrm{softmax}(
     \theta)` and the gradient :math:`v` of the vector :math:`B_D`, the one-hot's gradient would be :math:`g_j = \langle
     B_j, v \rangle`. The logits get what :func:`reinmax_kernels.reinmax` or :func:`reinmax_kernels.straight_through`
-    makes of it, computed for a few rows at a time: of what has the logits' size only their gradient is ever there. The
-    codebook gets :math:`\nabla_{B_j} = \sum_{i: D_i = j} v_i`, summed in the order of the rows: the same on every
-    thread count.
+    makes of it: on the CPU, where the categories of a row are adjacent, for a few rows at a time, so that of what has
+    the logits' size only their gradient is ever there; elsewhere by the reference, at once. The codebook gets
+    :math:`\nabla_{B_j} = \sum_{i: D_i = j} v_i`, summed in the order of the rows: the same on every thread count.
 
     Args:
         logits, dim, mask, generator, seed, offset, row_offset: as in :func:`reinmax_kernels.sample`.
@@ -38,10 +38,11 @@ def codebook_lookup(
         estimator: "reinmax" or "straight_through".
 
     Returns:
-        `(vectors, index)`: the vectors in the codebook's dtype and the logits' shape, with d in the place of C, and
-        the int64 codes in the logits' shape less `dim`. The vectors are differentiable in logits and codebook, once.
-        Products and sums of half types are computed in float32 or better, under autocast too. Kept for the backward
-        are logits and codebook, and an index and a float64 log-sum-exp a row.
+        `(vectors, index)`: the vectors in the codebook's dtype and the logits' shape, with d in the place of C, and the
+        int64 codes in the logits' shape less `dim`. The vectors are differentiable in logits and codebook, once.
+        Products and sums of half types are computed in float32 or better, under autocast too (as torch.matmul does
+        float32 where the reference serves the call). Kept for the backward are logits and codebook, and an index and a
+        float64 log-sum-exp a row.
 
     Raises:
         As :func:`reinmax_kernels.reinmax`, and TypeError for a codebook that is no floating-point tensor, ValueError

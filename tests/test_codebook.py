@@ -206,14 +206,16 @@ def test_memory_is_that_of_the_logits_gradient(name, dtype, tau):
     assert few < 0.5 * logits.nbytes
 
 
-def test_results_do_not_depend_on_the_thread_count(name):
-    logits, codebook, v = torch.randn(500, 2000), torch.randn(2000, 24), torch.randn(500, 24)
+@pytest.mark.parametrize(("n", "categories", "d"), [(500, 2000, 24), (1000, 100, 64)], ids=["tiles", "a lone tile"])
+def test_results_do_not_depend_on_the_thread_count(name, n, categories, d):
+    logits, codebook, v = torch.randn(n, categories), torch.randn(categories, d), torch.randn(n, d)
     before, results = torch.get_num_threads(), []
-    for count in (1, 2):
+    for count in (1, 2, 3, 4):
         torch.set_num_threads(count)
         results.append(run(logits, codebook, v, 0.8, estimator=name, seed=1))
     torch.set_num_threads(before)
-    assert all(map(torch.equal, *results))
+    for tensors in zip(*results, strict=True):
+        assert all(torch.equal(tensors[0], other) for other in tensors[1:])
 
 
 # Refusals.

@@ -67,8 +67,8 @@ void multiply(const Tensor& rows, const Tensor& columns, const Tensor& product) 
 }
 
 // A tile of rows at a time, each thread its own: the gradient of their one-hot from a product with the codebook, and
-// from it, while it lies in the cache, that of the logits. Tiles are cut by their sizes alone, so that no thread count
-// shows.
+// from it, while it lies in the cache, that of the logits. Tiles are cut by their sizes alone, and none is multiplied by
+// more than one thread, so that no thread count shows.
 template <Backward* Kernels::* kKernel>
 Tensor backward(const Tensor& grad_vectors, const Tensor& codebook, const Tensor& logits_given,
                 const Tensor& index_given, const Tensor& log_sum_exp_given, const std::optional<Tensor>& mask,
@@ -106,7 +106,7 @@ Tensor backward(const Tensor& grad_vectors, const Tensor& codebook, const Tensor
     gradient.dims = 2;  // the second is broadcast: the tile's rows serve every tile
     gradient.size[0] = tile_rows, gradient.stride[0] = shape.categories;
     gradient.size[1] = tiles, gradient.stride[1] = 0;
-    for (int64_t t = begin; t < end; ++t) {
+    for (int64_t t = begin; t < std::min(end, tiles); ++t) {
       const int64_t first = t * tile_rows, count = std::min(tile_rows, shape.rows - first);
       multiply(torch::stable::narrow(const_cast<Tensor&>(upstream), 0, first, count), columns,
                torch::stable::narrow(const_cast<Tensor&>(tile), 0, 0, count));
@@ -120,7 +120,8 @@ Tensor backward(const Tensor& grad_vectors, const Tensor& codebook, const Tensor
       failed = true;
     }
   };
-  if (tiles > 0) torch::stable::parallel_for(0, tiles, 1, guarded);
+  // A lone tile has an empty one beside it: outside of a parallel region its product would be cut among threads.
+  if (tiles > 0) torch::stable::parallel_for(0, std::max<int64_t>(tiles, 2), 1, guarded);
   if (failed) throw std::runtime_error("codebook_lookup: the product of a gradient and the codebook failed");
   return grad_logits;
 }
