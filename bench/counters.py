@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,7 +24,11 @@ from .tables import Row, add_sections, table_of_cases, three_digits
 
 BACKENDS = {"cuda": "default", "triton": "triton"}  # and the overloads of the ops that they serve
 DRAWS = ("sample", "sample_dense")
-BACKWARDS = ("reinmax_backward", "straight_through_backward")
+BACKWARDS = (
+    "reinmax_backward",
+    "straight_through_backward",
+    "gapped_straight_through_backward",
+)
 METRICS = {  # and how they are called here
     "gpu__time_duration.sum": "nanoseconds",
     "dram__throughput.avg.pct_of_peak_sustained_elapsed": "memory",
@@ -74,7 +79,8 @@ def works(operands: Operands) -> Iterator[tuple[str, Callable[[], object]]]:
     seed = torch.zeros(1, dtype=torch.int64, device=operands.rows.device)
     draw = (operands.rows, seed, None, 0, 0)
     backward = (operands.grads[0], None, operands.rows, operands.index, operands.log_sum_exp, None, None)
-    arguments = dict.fromkeys(DRAWS, draw) | dict.fromkeys(BACKWARDS, backward)
+    arguments: dict[str, tuple[Any, ...]] = dict.fromkeys(DRAWS, draw) | dict.fromkeys(BACKWARDS, backward)
+    arguments["gapped_straight_through_backward"] += (1.0,)
     backends = [name for name in BACKENDS if name in reinmax_kernels.build_info()["backends"]]
     for name in arguments:
         for backend in backends:

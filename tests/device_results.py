@@ -15,7 +15,11 @@ from test_contract import NAMES, vector
 from reinmax_kernels import ops
 
 REFERENCE = ops.OPS["reference"]
-BACKWARDS = ("reinmax_backward", "straight_through_backward")
+BACKWARDS = {  # and what each takes of its own, after what all take
+    "reinmax_backward": (),
+    "straight_through_backward": (),
+    "gapped_straight_through_backward": (0.75,),
+}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(5, 10), (4, 64), (2, 1000), (1, 1030)]  # several rows to a program, one, and one of several chunks
 LONG = [16384 + 16, 16385]
@@ -36,6 +40,15 @@ def operands(name):
     logits, args, index = vector(name)
     seeds = args["seed"] if isinstance(args["seed"], torch.Tensor) else seed(args["seed"])
     return logits, (seeds, None, args["offset"], args["row_offset"]), index
+
+
+def backward(device, name, *arguments):
+    """One of BACKWARDS."""
+    return getattr(device, name)(*arguments, *BACKWARDS[name])
+
+
+def true_backward(name, *arguments):
+    return REFERENCE[name](*arguments, *BACKWARDS[name])
 
 
 def assert_rounded(found, truth, tolerance):
@@ -121,9 +134,9 @@ class Gradients:
         _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
         tau = None if tau is None else torch.tensor(tau, dtype=torch.float64)
         with executed(processors=processors) as device:
-            grad = getattr(device, name)(g, h, logits, index, log_sum_exp, None, tau)
+            grad = backward(device, name, g, h, logits, index, log_sum_exp, None, tau)
         doubles = [None if gradient is None else gradient.double() for gradient in (g, h)]
-        truth = REFERENCE[name](*doubles, logits.double(), index, log_sum_exp, None, tau)
+        truth = true_backward(name, *doubles, logits.double(), index, log_sum_exp, None, tau)
         assert grad.dtype == dtype
         assert_rounded(grad, truth, 4e-6 if dtype != torch.float64 else 4e-14)
 
@@ -141,17 +154,16 @@ class OtherTargets:
     # Of sm_120's bfloat16 the interpreter doesn't know the subtraction that widens its operands.
     @pytest.mark.parametrize(("target", "dtype"), [(80, torch.bfloat16), (120, torch.float32)])
     @pytest.mark.parametrize("shape", [(5, 10), (1, 1030), (1, 16385)])
-    def test_values_and_gradients(self, executed, shape, target, dtype):
+    @pytest.mark.parametrize("name", BACKWARDS)
+    def test_values_and_gradients(self, executed, name, shape, target, dtype):
         logits, g = random(shape, dtype, 2), random(shape, dtype)
         expected = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
         with executed(target) as device:
             _, _, index, log_sum_exp = device.sample_dense(logits, seed(), None, 0, 0)
-            grads = [getattr(device, name)(g, None, logits, *expected[2:], None, None) for name in BACKWARDS]
+            grad = backward(device, name, g, None, logits, *expected[2:], None, None)
         assert torch.equal(index, expected[2])
         assert torch.allclose(log_sum_exp, expected[3], rtol=0, atol=2e-7)
-        for name, grad in zip(BACKWARDS, grads, strict=True):
-            truth = REFERENCE[name](g.double(), None, logits.double(), *expected[2:], None, None)
-            assert_rounded(grad, truth, 4e-6)
+        assert_rounded(grad, true_backward(name, g.double(), None, logits.double(), *expected[2:], None, None), 4e-6)
 
 
 LAYOUTS = {
@@ -166,8 +178,9 @@ LAYOUTS = {
 class Rows:
     """Masks, strides, rows without a distribution."""
 
+    @pytest.mark.parametrize("name", BACKWARDS)
     @pytest.mark.parametrize("categories", [10, 1100, 16385])
-    def test_masks(self, executed, categories):
+    def test_masks(self, executed, categories, name):
         torch.manual_seed(3)
         logits, g = torch.randn(2, categories), torch.randn(2, categories)
         mask = torch.rand(categories) < 0.7
@@ -176,25 +189,25 @@ class Rows:
         expected = REFERENCE["sample_dense"](logits, seed(), mask, 0, 0)
         with executed() as device:
             _, probs, index, _ = device.sample_dense(logits, seed(), mask, 0, 0)
-            grad = device.reinmax_backward(g, None, logits, *expected[2:], mask, None)
+            grad = backward(device, name, g, None, logits, *expected[2:], mask, None)
         assert torch.equal(index, expected[2])
         assert (probs[:, ~mask] == 0).all()
         assert (grad[:, ~mask] == 0).all()
-        assert torch.allclose(
-            grad, REFERENCE["reinmax_backward"](g, None, logits, *expected[2:], mask, None), atol=1e-6
-        )
+        assert torch.allclose(grad, true_backward(name, g, None, logits, *expected[2:], mask, None), atol=1e-6)
 
+    @pytest.mark.parametrize("name", BACKWARDS)
     @pytest.mark.parametrize(("layout", "categories"), [*((layout, 10) for layout in LAYOUTS), ("unaligned", 1500)])
-    def test_strides(self, executed, layout, categories):
+    def test_strides(self, executed, layout, categories, name):
         logits, g = (LAYOUTS[layout]((2, 3, categories)) for _ in range(2))
         expected = REFERENCE["sample_dense"](logits.contiguous(), seed(), None, 0, 0)
         args = (g, None, logits, *expected[2:], None, None)
         with executed() as device:
             index = device.sample(logits, seed(), None, 0, 0)
-            grad = device.reinmax_backward(*args)
+            grad = backward(device, name, *args)
         assert torch.equal(index, expected[2])
-        assert torch.allclose(grad, REFERENCE["reinmax_backward"](*args), atol=1e-6)
+        assert torch.allclose(grad, true_backward(name, *args), atol=1e-6)
 
+    @pytest.mark.parametrize("name", BACKWARDS)
     @pytest.mark.parametrize(
         ("categories", "value"),
         [
@@ -204,14 +217,14 @@ class Rows:
             (17000, torch.nan),
         ],
     )
-    def test_a_row_without_a_distribution_disturbs_no_other(self, executed, categories, value):
+    def test_a_row_without_a_distribution_disturbs_no_other(self, executed, categories, value, name):
         logits = torch.randn(3, categories).bfloat16()
         expected = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
         spoilt = logits.clone()
         spoilt[1, slice(None) if value == -torch.inf else -1] = value
         with executed() as device:
             one_hot, probs, index, log_sum_exp = device.sample_dense(spoilt, seed(), None, 0, 0)
-            grad = device.reinmax_backward(spoilt, None, spoilt, index, log_sum_exp, None, None)
+            grad = backward(device, name, spoilt, None, spoilt, index, log_sum_exp, None, None)
         assert index[1] == 0
         assert probs[1].isnan().all()
         assert log_sum_exp[1].isnan()

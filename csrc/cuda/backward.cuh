@@ -31,86 +31,90 @@ inline int64_t looping_warps(const Logits& logits, int elements_of_warp) {
   return std::min<int64_t>({kLongBackwardWarps, most, std::max(least, occupying)});
 }
 
-template <class Estimator, class T, bool kTempered>
+template <class Estimator, class T, Relaxation kRelaxation>
 void backward_short(const BackwardArguments& arguments, Stream stream) {
   const Logits& logits = arguments.logits;
   Lanes group{0};
   while ((kShortElements<T> << group.log2) < logits.categories) ++group.log2;
   const dim3 grid(unsigned(ceil_divide(logits.rows, kShortThreads >> group.log2)));
-  const auto kernel = are_packed(arguments) ? backward_short_kernel<Estimator, T, true, kTempered>
-                                            : backward_short_kernel<Estimator, T, false, kTempered>;
+  const auto kernel = are_packed(arguments) ? backward_short_kernel<Estimator, T, true, kRelaxation>
+                                            : backward_short_kernel<Estimator, T, false, kRelaxation>;
   launch(kernel, grid, kShortThreads, 0, stream, arguments, group);
 }
 
-template <class Estimator, class T, int kWidth, bool kTempered, bool kGradProbs>
+template <class Estimator, class T, int kWidth, Relaxation kRelaxation, bool kGradProbs>
 void backward_medium(const BackwardArguments& arguments, Stream stream) {
   const Logits& logits = arguments.logits;
   const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T, kWidth, kGradProbs> * kWarp));
-  const auto kernel = backward_medium_kernel<Estimator, T, kWidth, kTempered, kGradProbs>;
+  const auto kernel = backward_medium_kernel<Estimator, T, kWidth, kRelaxation, kGradProbs>;
   launch(kernel, dim3(shape.blocks), shape.threads, 0, stream, arguments, shape.warps);
 }
 
-template <class Estimator, class T, int kWidth, bool kTempered, bool kAway>
+template <class Estimator, class T, int kWidth, Relaxation kRelaxation, bool kAway>
 void backward_long(const BackwardArguments& arguments, void* scratch, Stream stream) {
   const Logits& logits = arguments.logits;
   const Parts parts = parts_of(logits, scratch);
   const Shape shape(logits.rows, looping_warps(logits, kHeld<T, kWidth, true> * kWarp));
   const auto launch_step = [&](Step step, int parts_that_work) {
-    const auto kernel = backward_long_kernel<Estimator, T, kWidth, kTempered, kAway>;
+    const auto kernel = backward_long_kernel<Estimator, T, kWidth, kRelaxation, kAway>;
     const dim3 grid(shape.blocks, unsigned(parts_that_work));
     launch(kernel, grid, shape.threads, 0, stream, arguments, shape.warps, parts, step);
   };
   if (parts.count == 1) return launch_step(Step::kAll, 1);
+  if (kRelaxation == Relaxation::kGapped) launch_step(Step::kLargest, parts.count);
   launch_step(Step::kSum, parts.count);
   launch_step(Step::kWrite, kAway ? 1 : parts.count);
 }
 
-template <class Estimator, class T, int kWidth, bool kTempered>
+template <class Estimator, class T, int kWidth, Relaxation kRelaxation>
 void backward_beyond_short(const BackwardArguments& arguments, void* scratch, Stream stream) {
   const int64_t categories = arguments.logits.categories;
   if (arguments.grad_probs.data == nullptr) {
-    if constexpr (Estimator::kKnownAwayFromDrawn && !kTempered) {
+    if constexpr (Estimator::kKnownAwayFromDrawn && kRelaxation == Relaxation::kNone) {
       constexpr int kMostHeld = 1024;  // of what could be in a loop, whose few accesses would come one after the other
       if (categories > kMostHeld || !kHoldsMoreWithoutGradProbs<T, kWidth>) {
-        return backward_long<Estimator, T, kWidth, false, true>(arguments, scratch, stream);
+        return backward_long<Estimator, T, kWidth, kRelaxation, true>(arguments, scratch, stream);
       }
     }
     if constexpr (kHoldsMoreWithoutGradProbs<T, kWidth>) {
       // Not where a warp would have registers for two rows.
       constexpr int kLeast = kHeld<T, kWidth, true> * kWarp, kMost = kHeld<T, kWidth, false> * kMostWarps * kWarp;
       if (kLeast < categories && categories <= kMost) {
-        return backward_medium<Estimator, T, kWidth, kTempered, false>(arguments, stream);
+        return backward_medium<Estimator, T, kWidth, kRelaxation, false>(arguments, stream);
       }
     }
   }
   if (categories <= kHeld<T, kWidth, true> * kMostWarps * kWarp) {
-    return backward_medium<Estimator, T, kWidth, kTempered, true>(arguments, stream);
+    return backward_medium<Estimator, T, kWidth, kRelaxation, true>(arguments, stream);
   }
-  backward_long<Estimator, T, kWidth, kTempered, false>(arguments, scratch, stream);
+  backward_long<Estimator, T, kWidth, kRelaxation, false>(arguments, scratch, stream);
 }
 
-template <class Estimator, class T, bool kTempered>
+template <class Estimator, class T, Relaxation kRelaxation>
 void backward_rows(const BackwardArguments& arguments, void* scratch, Stream stream) {
   if (arguments.logits.categories <= kMostShort) {
-    backward_short<Estimator, T, kTempered>(arguments, stream);
+    backward_short<Estimator, T, kRelaxation>(arguments, stream);
   } else if (are_aligned_alike(arguments)) {
-    backward_beyond_short<Estimator, T, kWidest<T>, kTempered>(arguments, scratch, stream);
+    backward_beyond_short<Estimator, T, kWidest<T>, kRelaxation>(arguments, scratch, stream);
   } else {
-    backward_beyond_short<Estimator, T, 1, kTempered>(arguments, scratch, stream);
+    backward_beyond_short<Estimator, T, 1, kRelaxation>(arguments, scratch, stream);
   }
+}
+
+template <class Estimator, Relaxation kRelaxation>
+void backward_relaxed(const BackwardArguments& arguments, void* scratch, Stream stream) {
+  if (arguments.logits.rows == 0) return;
+  dispatch(arguments.logits.dtype,
+           [&](auto zero) { backward_rows<Estimator, decltype(zero), kRelaxation>(arguments, scratch, stream); });
 }
 
 template <class Estimator>
 void backward(const BackwardArguments& arguments, void* scratch, Stream stream) {
-  if (arguments.logits.rows == 0) return;
-  dispatch(arguments.logits.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    if (arguments.tau == nullptr) {
-      backward_rows<Estimator, T, false>(arguments, scratch, stream);
-    } else {
-      backward_rows<Estimator, T, true>(arguments, scratch, stream);
-    }
-  });
+  if (arguments.tau == nullptr) {
+    backward_relaxed<Estimator, Relaxation::kNone>(arguments, scratch, stream);
+  } else {
+    backward_relaxed<Estimator, Relaxation::kTempered>(arguments, scratch, stream);
+  }
 }
 
 }  // namespace reinmax_kernels::cuda

@@ -1,6 +1,7 @@
-// Rows in a loop. They are read twice, for the sums and, backwards, to write, unless the estimator knows its gradient
-// away from the drawn category without them. Where long rows are few, several blocks share each: sums in one launch,
-// writes in another.
+// Rows in a loop. They are read twice, for the sums and to write, unless the estimator knows its gradient away from the
+// drawn category without them; and once before, where the sums need the largest logit. Each pass goes the other way
+// than the one before, for what was read last is in the caches. Where long rows are few, several blocks share each, and
+// each of these steps is a launch.
 #pragma once
 
 #include "cuda/parts.h"
@@ -8,33 +9,40 @@
 
 namespace reinmax_kernels::cuda {
 
-template <class Real, bool kTempered>
+template <class Real, Relaxation kRelaxation>
 __device__ __forceinline__ void store_part(const Parts& parts, int64_t rows, int64_t row, int part,
-                                           const Partial<Real, kTempered>& sums) {
+                                           const Partial<Real, kRelaxation>& sums) {
   const int64_t size = rows * parts.count;
   Real* const to = static_cast<Real*>(parts.sums) + row * parts.count + part;
   to[0] = sums.pi_g;
   to[size] = sums.pi_h;
-  if constexpr (kTempered) {
+  if constexpr (kRelaxation == Relaxation::kTempered) to[4 * size] = sums.largest;
+  if constexpr (kRelaxation != Relaxation::kNone) {
     to[2 * size] = sums.p;
     to[3 * size] = sums.p_g;
-    to[4 * size] = sums.largest;
   }
 }
 
-template <class Real, bool kTempered>
-__device__ __forceinline__ Partial<Real, kTempered> load_part(const Parts& parts, int64_t rows, int64_t row, int part) {
+template <class Real, Relaxation kRelaxation>
+__device__ __forceinline__ Partial<Real, kRelaxation> load_part(const Parts& parts, int64_t rows, int64_t row,
+                                                                int part) {
   const int64_t size = rows * parts.count;
   const Real* const from = static_cast<const Real*>(parts.sums) + row * parts.count + part;
-  Partial<Real, kTempered> sums;
+  Partial<Real, kRelaxation> sums;
   sums.pi_g = from[0];
   sums.pi_h = from[size];
-  if constexpr (kTempered) {
+  if constexpr (kRelaxation != Relaxation::kNone) {
     sums.p = from[2 * size];
     sums.p_g = from[3 * size];
-    sums.largest = from[4 * size];
   }
+  if constexpr (kRelaxation == Relaxation::kTempered) sums.largest = from[4 * size];
   return sums;
+}
+
+// The largest logit of a part, where it has to be known before the sums.
+template <class Real>
+__device__ __forceinline__ Real& largest_of_part(const Parts& parts, int64_t rows, int64_t row, int part) {
+  return static_cast<Real*>(parts.sums)[(4 * rows + row) * parts.count + part];
 }
 
 // What one thread has of a row, or of a part of it.
@@ -44,7 +52,7 @@ struct Share {
   Accesses<kWidth> accesses;
   int thread, threads, part, elements;
 
-  // Calls body(operands, position of the first). A second pass goes backwards, for what was read last is in the caches.
+  // Calls body(operands, position of the first).
   template <bool kBackwards, class Body>
   __device__ __forceinline__ void for_each(Body body) const {
     const int first = part * (elements / kWidth), last = min(first + elements / kWidth, accesses.wide);
@@ -60,13 +68,14 @@ struct Share {
   }
 };
 
-enum class Step { kAll, kSum, kWrite };
+enum class Step { kAll, kLargest, kSum, kWrite };
 
 // kAway: the gradient is known without sums but at the drawn category, which alone is left to write then.
-template <class Estimator, class T, int kWidth, bool kTempered, bool kAway>
+template <class Estimator, class T, int kWidth, Relaxation kRelaxation, bool kAway>
 __global__ void __launch_bounds__(kLongBackwardWarps * 32, 2)
     backward_long_kernel(const BackwardArguments arguments, Warps warps, Parts parts, Step step) {
   using Real = Computed<T>;
+  constexpr bool kGapped = kRelaxation == Relaxation::kGapped;
   const int categories = int(arguments.logits.categories);
   const int threads = warps.threads(), thread = warps.thread(), part = blockIdx.y;
   const int64_t rows = arguments.logits.rows, row = warps.row();
@@ -75,12 +84,26 @@ __global__ void __launch_bounds__(kLongBackwardWarps * 32, 2)
   const Upstream<T> upstream(arguments, RowNumber(row, arguments.logits.inner));
   const Share<T, kWidth, !kAway> share{
       upstream, Accesses<kWidth>(upstream.logits.values.start, categories), thread, threads, part, parts.elements};
-  const Exponentials<Real, kTempered> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments.tau);
+  const Exponentials<Real, kRelaxation> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments);
   T* const out = static_cast<T*>(arguments.grad_logits) + row * categories;
   const int drawn = int(arguments.index[row]);
   const auto at_drawn = [&] { return upstream.template load<1, !kAway>(drawn, true); };
 
-  Partial<Real, kTempered> sums;
+  Partial<Real, kRelaxation> sums;
+  if constexpr (kGapped) {
+    if (step == Step::kAll || step == Step::kLargest) {
+      share.template for_each<false>([&](const auto& at, int) { sums.largest = largest_in(at.x, sums.largest); });
+    } else {
+#pragma unroll 1
+      for (int k = thread; k < parts.count; k += threads)
+        sums.largest = larger(sums.largest, largest_of_part<Real>(parts, rows, row, k));
+    }
+    sums.largest = largest_of(warps, sums.largest);
+    if (step == Step::kLargest) {
+      if (thread == 0) largest_of_part<Real>(parts, rows, row, part) = sums.largest;
+      return;
+    }
+  }
   if (step != Step::kWrite) {
     if constexpr (kAway) {
       const Real g_drawn = at_drawn().g[0];
@@ -88,27 +111,28 @@ __global__ void __launch_bounds__(kLongBackwardWarps * 32, 2)
         store_adjacent(out + j, away_from_drawn<Estimator>(at, g_drawn, of.softmax, sums.pi_g));
       });
     } else {
-      share.template for_each<false>([&](const auto& at, int) {
+      share.template for_each<kGapped>([&](const auto& at, int) {
         sums.make_relative_to(largest_in(at.x, sums.largest), of);
         sums.add(at, of);
       });
+      if (kGapped && part == 0 && thread == 0) sums.lift_drawn(at_drawn(), of);
     }
   } else {
 #pragma unroll 1
-    for (int k = thread; k < parts.count; k += threads) sums.add(load_part<Real, kTempered>(parts, rows, row, k), of);
+    for (int k = thread; k < parts.count; k += threads) sums.add(load_part<Real, kRelaxation>(parts, rows, row, k), of);
   }
-  if constexpr (kTempered) sums.make_relative_to(largest_of(warps, sums.largest), of);
+  if constexpr (kRelaxation == Relaxation::kTempered) sums.make_relative_to(largest_of(warps, sums.largest), of);
   sums.combine(warps, !kAway && arguments.grad_probs.data != nullptr);
   if (step == Step::kSum) {
     if (thread == 0) store_part(parts, rows, row, part, sums);
     return;
   }
-  const Gradient<Estimator, Real, kTempered> gradient(of, sums, at_drawn().g[0]);
+  const Gradient<Estimator, Real, kRelaxation> gradient(of, sums, at_drawn().g[0]);
   if constexpr (kAway) {
     warps.synchronize();  // what another thread wrote there, as if it were not the drawn category, comes first
     if (thread == 0) store_adjacent(out + drawn, gradient(at_drawn(), drawn, drawn));
   } else {
-    share.template for_each<true>([&](const auto& at, int j) {
+    share.template for_each<!kGapped>([&](const auto& at, int j) {
       store_adjacent(out + j, gradient(at, j, drawn), true);  // what is to be read once more stays in the caches
     });
   }

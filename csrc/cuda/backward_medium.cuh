@@ -28,11 +28,13 @@ __device__ __forceinline__ void forget_exponentials(Pack<Real, kWidth>& x) {
 
 // A warp to a row, or a whole block. kWidth elements at a time, and fewer than 2 kWidth at a row's ends one by one.
 // Without kGradProbs there is no gradient of the probabilities.
-template <class Estimator, class T, int kWidth, bool kTempered, bool kGradProbs>
+template <class Estimator, class T, int kWidth, Relaxation kRelaxation, bool kGradProbs>
 __global__ void __launch_bounds__(kMostThreads, 1)
     backward_medium_kernel(const BackwardArguments arguments, Warps warps) {
   using Real = Computed<T>;
   constexpr int kAccesses = kHeld<T, kWidth, kGradProbs> / kWidth;
+  constexpr bool kGapped = kRelaxation == Relaxation::kGapped;
+  constexpr bool kTwoExponentials = kRelaxation == Relaxation::kTempered || (kGapped && kGradProbs);  // of a logit
   const int threads = warps.threads(), thread = warps.thread();
   const int64_t row = warps.row();
   if (row >= arguments.logits.rows) return;
@@ -61,27 +63,28 @@ __global__ void __launch_bounds__(kMostThreads, 1)
     if (a * threads + thread >= accesses.wide) stored[a].x.fill(minus_infinity<T>());
     held[a] = upstream.template operands<kGradProbs>(stored[a]);
   }
+  const int drawn = int(arguments.index[row]);
+  const Operands<Real, 1> at_drawn = upstream.template load<1, kGradProbs>(drawn, true);
   const int j_single = accesses.position_of_single(thread);
   Operands<Real, 1> single;
   if constexpr (kWidth > 1) single = upstream.template load<1, kGradProbs>(j_single, accesses.has(j_single));
-  const int drawn = int(arguments.index[row]);
-  const Real g_drawn = upstream.template load<1, kGradProbs>(drawn, true).g[0];
 
-  const Exponentials<Real, kTempered> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments.tau);
-  Partial<Real, kTempered> sums;
-  if constexpr (kTempered) {
+  const Exponentials<Real, kRelaxation> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments);
+  Partial<Real, kRelaxation> sums;
+  if constexpr (kRelaxation != Relaxation::kNone) {
     if constexpr (kWidth > 1) sums.largest = largest_in(single.x, sums.largest);
 #pragma unroll
     for (int a = 0; a < kAccesses; ++a) sums.largest = largest_in(held[a].x, sums.largest);
     sums.largest = largest_of(warps, sums.largest);
   }
+  if (kGapped && thread == 0) sums.lift_drawn(at_drawn, of);
   if constexpr (kWidth > 1) sums.add(single, of);
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) sums.add(held[a], of);
   sums.combine(warps, kGradProbs && arguments.grad_probs.data != nullptr);
   if constexpr (!kGradProbs) sums.pi_h = 0;  // is known to the compiler so
 
-  const Gradient<Estimator, Real, kTempered> gradient(of, sums, g_drawn);
+  const Gradient<Estimator, Real, kRelaxation, kGradProbs> gradient(of, sums, at_drawn.g[0]);
   T* const out = static_cast<T*>(arguments.grad_logits) + row * arguments.logits.categories;
   if constexpr (kWidth > 1) {
     if (accesses.has(j_single)) store_adjacent(out + j_single, gradient(single, j_single, drawn));
@@ -89,7 +92,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) {
     const int access = a * threads + thread, j = accesses.position(access);
-    if constexpr (kTempered) forget_exponentials(held[a].x);
+    if constexpr (kTwoExponentials) forget_exponentials(held[a].x);
     if (access < accesses.wide) store_adjacent(out + j, gradient(held[a], j, drawn));
   }
 }

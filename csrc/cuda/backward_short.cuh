@@ -56,7 +56,7 @@ struct alignas(16) Tile {
 };
 
 // As many threads to a row as `group` has. kStaged: rows lie one after the other, 16-byte aligned.
-template <class Estimator, class T, bool kStaged, bool kTempered>
+template <class Estimator, class T, bool kStaged, Relaxation kRelaxation>
 __global__ void __launch_bounds__(kShortThreads, 4)
     backward_short_kernel(const BackwardArguments arguments, Lanes group) {
   using Real = Computed<T>;
@@ -90,14 +90,15 @@ __global__ void __launch_bounds__(kShortThreads, 4)
     at.x[e] = one.x[0], at.g[e] = one.g[0], at.h[e] = one.h[0];
   }
   const int drawn = here ? int(arguments.index[first + row]) : 0;
-  const Real g_drawn = load(drawn, here).g[0];
+  const Operands<Real, 1> at_drawn = load(drawn, here);
 
-  const Exponentials<Real, kTempered> of(softmax_of[here ? row : 0], arguments.tau);
-  Partial<Real, kTempered> sums;
-  if constexpr (kTempered) sums.largest = largest_of(group, largest_in(at.x, sums.largest));
+  const Exponentials<Real, kRelaxation> of(softmax_of[here ? row : 0], arguments);
+  Partial<Real, kRelaxation> sums;
+  if constexpr (kRelaxation != Relaxation::kNone) sums.largest = largest_of(group, largest_in(at.x, sums.largest));
+  if (kRelaxation == Relaxation::kGapped && lane == 0) sums.lift_drawn(at_drawn, of);
   sums.add(at, of);
   sums.combine(group, arguments.grad_probs.data != nullptr);
-  const Gradient<Estimator, Real, kTempered> gradient(of, sums, g_drawn);
+  const Gradient<Estimator, Real, kRelaxation> gradient(of, sums, at_drawn.g[0]);
   if constexpr (kStaged) __syncthreads();  // all have read the tile, that is written now
 #pragma unroll
   for (int e = 0; e < kShortElements<T>; ++e) {

@@ -4,7 +4,7 @@
 
 namespace reinmax_kernels::cuda {
 
-// One position of a row: pi = softmax(x) and p = softmax(x / tau) there, the gradients of one-hot and probabilities,
+// One position of a row: pi = softmax(x) and its relaxation p there, the gradients of one-hot and probabilities,
 // and whether the category was drawn.
 template <class Real>
 struct Point {

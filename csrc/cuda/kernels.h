@@ -78,6 +78,7 @@ struct BackwardArguments {
   const int64_t* index = nullptr;       // [N], each in [0, C)
   const double* log_sum_exp = nullptr;  // [N]
   const double* tau = nullptr;          // one number on the device; absent: 1
+  double gap = 0;                       // of gapped straight-through
   void* grad_logits = nullptr;          // [N, C] in the logits' dtype
 };
 
@@ -88,5 +89,6 @@ int64_t backward_scratch_bytes(const BackwardArguments& arguments);
 void sample(const SampleArguments& arguments, void* scratch, Stream stream);
 void reinmax_backward(const BackwardArguments& arguments, void* scratch, Stream stream);
 void straight_through_backward(const BackwardArguments& arguments, void* scratch, Stream stream);
+void gapped_straight_through_backward(const BackwardArguments& arguments, void* scratch, Stream stream);
 
 }  // namespace reinmax_kernels::cuda

@@ -1,5 +1,7 @@
 // The op table of reinmax_kernels/ops.py on CUDA tensors, through torch's stable ABI: from tensors to rows, and to the
 // kernels, on the current stream of the logits' device. Nothing waits for the device.
+#include <cmath>
+#include <string>
 #include <tuple>
 
 #include "cuda/device.h"
@@ -67,11 +69,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> draw_dense(const Tensor& logits, cons
   return {one_hot, probs, index, log_sum_exp};
 }
 
-// Runs one estimator's backward kernel; all of them take the same arguments.
-template <void (*kLaunch)(const BackwardArguments&, void* scratch, Stream)>
+// What one estimator's backward takes of its own, after what all take. Returns what has to outlive the launch.
+std::nullopt_t take(BackwardArguments&, const Shape&) { return std::nullopt; }
+
+std::nullopt_t take(BackwardArguments& arguments, const Shape&, double gap) {
+  if (!(gap >= 0) || std::isinf(gap)) {
+    throw std::invalid_argument("gap: expected a finite value >= 0, got " + std::to_string(gap));
+  }
+  arguments.gap = gap;
+  return std::nullopt;
+}
+
+// Runs one estimator's backward kernel.
+template <void (*kLaunch)(const BackwardArguments&, void* scratch, Stream), class... Own>
 Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<Tensor>& grad_probs,
                 const Tensor& logits, const Tensor& index_given, const Tensor& log_sum_exp_given,
-                const std::optional<Tensor>& mask, const std::optional<Tensor>& tau) {
+                const std::optional<Tensor>& mask, const std::optional<Tensor>& tau, Own... own) {
   const DeviceGuard guard(logits.get_device());
   const Shape shape(logits);
   require_device(index_given, logits);
@@ -82,6 +95,7 @@ Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<T
   const Operands operands(shape, logits, mask, grad_one_hot, grad_probs);
   BackwardArguments arguments;
   arguments.tau = checked_tau(tau);
+  [[maybe_unused]] const auto kept = take(arguments, shape, own...);
   if (shape.rows == 0) return grad_logits;
   arguments.logits = operands.logits();
   arguments.grad_one_hot = operands.grad_one_hot();
@@ -99,8 +113,9 @@ Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<T
 STABLE_TORCH_LIBRARY_IMPL(reinmax_kernels, CUDA, library) {
   library.impl("sample", TORCH_BOX(&draw_index));
   library.impl("sample_dense", TORCH_BOX(&draw_dense));
-  library.impl("reinmax_backward", TORCH_BOX(&backward<&reinmax_backward>));
-  library.impl("straight_through_backward", TORCH_BOX(&backward<&straight_through_backward>));
+  library.impl("reinmax_backward", TORCH_BOX((&backward<&reinmax_backward>)));
+  library.impl("straight_through_backward", TORCH_BOX((&backward<&straight_through_backward>)));
+  library.impl("gapped_straight_through_backward", TORCH_BOX((&backward<&gapped_straight_through_backward, double>)));
 }
 
 }  // namespace reinmax_kernels::cuda

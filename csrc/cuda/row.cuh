@@ -110,5 +110,7 @@ __device__ __forceinline__ X reduce(X x, Function f, int threads = 32) {
 // NaN is dropped.
 __device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
+__device__ __forceinline__ float smaller(float a, float b) { return fminf(a, b); }
+__device__ __forceinline__ double smaller(double a, double b) { return fmin(a, b); }
 
 }  // namespace reinmax_kernels::cuda

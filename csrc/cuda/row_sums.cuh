@@ -7,51 +7,71 @@
 namespace reinmax_kernels::cuda {
 
 // What takes logits of a row to probabilities.
-template <class Real, bool kTempered>
+template <class Real, Relaxation kRelaxation>
 struct Exponentials {
   Softmax<Real> softmax;
   Tempered<Real> tempered;
+  Real lowered;  // what a logit with a gap is below the largest at least, negative
 
-  __device__ __forceinline__ Exponentials(const Softmax<Real>& softmax, const double* tau) : softmax(softmax) {
-    if constexpr (kTempered) tempered = Tempered<Real>(*tau);
+  __device__ __forceinline__ Exponentials(const Softmax<Real>& softmax, const BackwardArguments& arguments)
+      : softmax(softmax), lowered(Real(-arguments.gap)) {
+    if (kRelaxation != Relaxation::kNone && arguments.tau != nullptr) tempered = Tempered<Real>(*arguments.tau);
+  }
+
+  // Of p, before it is divided by its sum, of a category that was not drawn; that of a drawn one with a gap is 1.
+  __device__ __forceinline__ Real relaxed(Real x, Real largest) const {
+    if constexpr (kRelaxation != Relaxation::kGapped) return tempered(x, largest);
+    return tempered(smaller(x - largest, lowered), Real(0));
   }
 };
 
-// Of a part of a row: <pi, g>, <pi, h>, and of p = softmax(x / tau) its sum and <p, g> before it is divided by that
-// sum, relative to exp(largest / tau). At tau = 1 p is pi, and the latter aren't used.
-template <class Real, bool kTempered>
+// Of a part of a row: <pi, g>, <pi, h>, and of p its sum and <p, g> before it is divided by that sum, relative to
+// exp(largest / tau). Where p is pi, the latter aren't used. With a gap p is relative to the largest logit of the row,
+// known before, and the drawn category taken for one that was not drawn, until it is lifted; <pi, g> is not used.
+template <class Real, Relaxation kRelaxation>
 struct Partial {
+  static constexpr bool kRelaxed = kRelaxation != Relaxation::kNone;
   Real pi_g = 0, pi_h = 0, p = 0, p_g = 0;
   Real largest = -std::numeric_limits<Real>::max();  // finite, for a difference of infinities is NaN
 
   // `largest` is at least that of these elements.
   template <int kWidth>
-  __device__ __forceinline__ void add(const Operands<Real, kWidth>& at, const Exponentials<Real, kTempered>& of) {
+  __device__ __forceinline__ void add(const Operands<Real, kWidth>& at, const Exponentials<Real, kRelaxation>& of) {
 #pragma unroll
     for (int e = 0; e < kWidth; ++e) {
       const Real pi = of.softmax(at.x[e]);
-      pi_g = multiply_add(pi, at.g[e], pi_g);
+      if constexpr (kRelaxation != Relaxation::kGapped) pi_g = multiply_add(pi, at.g[e], pi_g);
       pi_h = multiply_add(pi, at.h[e], pi_h);
-      if constexpr (kTempered) {
-        const Real weight = of.tempered(at.x[e], largest);
+      if constexpr (kRelaxed) {
+        const Real weight = of.relaxed(at.x[e], largest);
         p += weight;
         p_g = multiply_add(weight, at.g[e], p_g);
       }
     }
   }
 
-  __device__ __forceinline__ void add(const Partial& part, const Exponentials<Real, kTempered>& of) {
+  // By one thread of a row.
+  __device__ __forceinline__ void lift_drawn(const Operands<Real, 1>& drawn,
+                                             const Exponentials<Real, kRelaxation>& of) {
+    const Real missing = 1 - of.relaxed(drawn.x[0], largest);
+    p += missing;
+    p_g = multiply_add(missing, drawn.g[0], p_g);
+  }
+
+  __device__ __forceinline__ void add(const Partial& part, const Exponentials<Real, kRelaxation>& of) {
     pi_g += part.pi_g, pi_h += part.pi_h;
-    if constexpr (kTempered) {
+    if constexpr (kRelaxation == Relaxation::kTempered) {
       make_relative_to(larger(largest, part.largest), of);
       const Real factor = of.tempered(part.largest, largest);
       p = multiply_add(part.p, factor, p);
       p_g = multiply_add(part.p_g, factor, p_g);
+    } else if constexpr (kRelaxed) {
+      p += part.p, p_g += part.p_g;
     }
   }
 
-  __device__ __forceinline__ void make_relative_to(Real logit, const Exponentials<Real, kTempered>& of) {
-    if constexpr (kTempered) {
+  __device__ __forceinline__ void make_relative_to(Real logit, const Exponentials<Real, kRelaxation>& of) {
+    if constexpr (kRelaxation == Relaxation::kTempered) {
       const Real factor = of.tempered(largest, logit);
       p *= factor, p_g *= factor, largest = logit;
     }
@@ -60,7 +80,11 @@ struct Partial {
   // Over all threads of a row, relative to the same largest logit.
   template <class Threads>
   __device__ __forceinline__ void combine(const Threads& threads, bool with_grad_probs) {
-    if constexpr (kTempered) {
+    if constexpr (kRelaxation == Relaxation::kGapped) {
+      Real sums[] = {p, p_g};
+      sum_each(threads, sums);
+      p = sums[0], p_g = sums[1];
+    } else if constexpr (kRelaxed) {
       Real sums[] = {pi_g, p, p_g};
       sum_each(threads, sums);
       pi_g = sums[0], p = sums[1], p_g = sums[2];
@@ -92,18 +116,21 @@ __device__ __forceinline__ Pack<Real, kWidth> away_from_drawn(const Operands<Rea
   return gradient;
 }
 
-template <class Estimator, class Real, bool kTempered>
+// Without kGradProbs there is no gradient of the probabilities, and with a gap pi is not computed then.
+template <class Estimator, class Real, Relaxation kRelaxation, bool kGradProbs = true>
 struct Gradient {
-  Exponentials<Real, kTempered> of;
+  static constexpr bool kGapped = kRelaxation == Relaxation::kGapped;
+  Exponentials<Real, kRelaxation> of;
   Sums<Real> sums;
   Real largest, inverse_sum;
 
-  __device__ __forceinline__ Gradient(const Exponentials<Real, kTempered>& of, const Partial<Real, kTempered>& row,
+  __device__ __forceinline__ Gradient(const Exponentials<Real, kRelaxation>& of, const Partial<Real, kRelaxation>& row,
                                       Real g_drawn)
       : of(of), sums{g_drawn, row.pi_g, row.pi_g, row.pi_h} {
-    if constexpr (kTempered) {
+    if constexpr (kRelaxation != Relaxation::kNone) {
       largest = row.largest;
-      inverse_sum = 1 / row.p;
+      // A gap leaves a sum even where there is no distribution.
+      inverse_sum = 1 / row.p + (kGapped ? of.softmax.nan_if_invalid() : Real(0));
       sums.p_g = row.p_g * inverse_sum;
     }
   }
@@ -114,9 +141,10 @@ struct Gradient {
     Pack<Real, kWidth> gradient;
 #pragma unroll
     for (int e = 0; e < kWidth; ++e) {
-      const Real pi = of.softmax(at.x[e]);
+      const Real pi = kGapped && !kGradProbs ? Real(0) : of.softmax(at.x[e]);
       Real p = pi;
-      if constexpr (kTempered) p = of.tempered(at.x[e], largest) * inverse_sum;
+      if constexpr (kRelaxation != Relaxation::kNone) p = of.relaxed(at.x[e], largest) * inverse_sum;
+      if (kGapped && j + e == drawn) p = inverse_sum;
       const Point<Real> point{pi, p, at.g[e], at.h[e], j + e == drawn};
       gradient[e] = Estimator::gradient(point, sums, of.tempered.inverse_tau);
     }

@@ -1,4 +1,5 @@
-// Probabilities at a position of a row: softmax(x) from the log-sum-exp that was kept, and softmax(x / tau).
+// Probabilities at a position of a row: softmax(x) from the log-sum-exp that was kept, and its relaxation p, which most
+// estimators have in the place of the drawn one-hot.
 #pragma once
 
 #include <limits>
@@ -32,6 +33,7 @@ struct Softmax {
   __device__ __forceinline__ Real operator()(Real x) const {
     return power(multiply_add(x - high, kNat<Real>, minus_low));
   }
+  __device__ __forceinline__ Real nan_if_invalid() const { return high - high; }
 };
 
 template <>
@@ -42,7 +44,12 @@ struct Softmax<double> {
   __device__ __forceinline__ explicit Softmax(double log_sum_exp) : log_sum_exp(log_sum_exp) {}
 
   __device__ __forceinline__ double operator()(double x) const { return power(x - log_sum_exp); }
+  __device__ __forceinline__ double nan_if_invalid() const { return log_sum_exp - log_sum_exp; }
 };
+
+// How p differs from pi = softmax(x): not, or it is softmax(x / tau), or the same of logits of which the drawn one was
+// lifted to the largest and every other one lowered to a gap below it.
+enum class Relaxation { kNone, kTempered, kGapped };
 
 // exp((x - origin) / tau), and 1 / tau: both factors inside the range where 0 times them is 0 and -inf times them -inf.
 // NaN stays NaN.

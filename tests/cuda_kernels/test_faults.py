@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from device_results import REFERENCE, random, seed
+from device_results import REFERENCE, backward, random, seed
 from ptx import Kind
 
 from .execution import executed
@@ -37,14 +37,14 @@ def gradient(name, shape, *, tau=None, h=False, swapped=False, **options):
         _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
         given = None if tau is None else torch.tensor(tau, dtype=torch.float64)
         operands = (g, h_given if h else None, logits, index, log_sum_exp, None, given)
-        return [getattr(device, name)(*operands)]
+        return [backward(device, name, *operands)]
 
     return work, options
 
 
 SHORT, MEDIUM, LONG = draws((40, 10)), draws((2, 1000)), draws((4, 2500))
 PARTS = draws((1, 40 * 1024), processors=132)
-REINMAX = "reinmax_backward"
+REINMAX, GAPPED = "reinmax_backward", "gapped_straight_through_backward"
 WORKS = {
     "few": draws((300, 4)),
     "an odd number of few": draws((301, 2)),
@@ -58,6 +58,9 @@ WORKS = {
     "medium gradient": gradient(REINMAX, (1, 1001), tau=0.5, h=True),
     "block gradient": gradient("straight_through_backward", (2, 1024), h=True),
     "gradient in parts": gradient("straight_through_backward", (1, 70000), h=True, processors=132),
+    "short with a gap": gradient(GAPPED, (5, 10), tau=0.5, h=True),
+    "long with a gap": gradient(GAPPED, (1, 16385), tau=0.5),
+    "with a gap in parts": gradient(GAPPED, (1, 70000), h=True, processors=132),
     "two loops": gradient(REINMAX, (2, 3, 100), swapped=True),
 }
 RACE, OUTSIDE, WRONG = Kind.DATA_RACE, Kind.OUT_OF_BOUNDS, None  # what finds them; None: the results
@@ -98,6 +101,24 @@ FAULTS = {
     # Sums and formulas.
     "lane of a sum": ("short gradient", WRONG, "row.cuh", "distance > 0;", "distance > 1;"),
     "sums of parts": ("gradient in parts", WRONG, "backward_long.cuh", "sums.pi_h = from[size]", "sums.pi_h = from[0]"),
+    "largest of parts": (
+        "with a gap in parts",
+        WRONG,
+        "backward_long.cuh",
+        "row, k));\n    }\n    sums.lar",
+        "row, 0));\n    }\n    sums.lar",
+    ),
+    "gap": ("long with a gap", WRONG, "row_sums.cuh", "smaller(x - largest, lowered)", "x - largest"),
+    "drawn one in the sum": ("short with a gap", WRONG, "row_sums.cuh", "p += missing;", ""),
+    "drawn one in the product": (
+        "short with a gap",
+        WRONG,
+        "row_sums.cuh",
+        "missing, drawn.g[0], p_g",
+        "missing, 0, p_g",
+    ),
+    "drawn one in parts": ("with a gap in parts", WRONG, "backward_long.cuh", "kGapped && part == 0 &&", "kGapped &&"),
+    "drawn one": ("long with a gap", WRONG, "row_sums.cuh", "j + e == drawn) p", "j + e != j + e) p"),
     "sign": ("short gradient", WRONG, "reinmax.cu", "Real(-0.5), at.g", "Real(0.5), at.g"),
 }
 

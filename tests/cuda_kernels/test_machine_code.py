@@ -4,7 +4,7 @@ so many instructions an element at most in the loops over long rows.
 
 import pytest
 import torch
-from device_results import IN_PARTS, seed
+from device_results import IN_PARTS, backward, seed
 
 from .execution import executed
 
@@ -24,23 +24,25 @@ def sample_dense(device, x):
     device.sample_dense(x, seed(), None, 0, 0)
 
 
-def backward(name, *, tempered=False, both=False):
+def gradient(name, *, tempered=False, both=False):
     def work(device, x):
         index, log_sum_exp = torch.zeros(len(x), dtype=torch.int64), torch.zeros(len(x), dtype=torch.float64)
         tau = torch.ones((), dtype=torch.float64) if tempered else None
-        getattr(device, name)(x, x if both else None, x, index, log_sum_exp, None, tau)
+        backward(device, name, x, x if both else None, x, index, log_sum_exp, None, tau)
 
     return work
 
 
 REINMAX, STRAIGHT_THROUGH = "reinmax_backward", "straight_through_backward"
+GAPPED = "gapped_straight_through_backward"
 PATHS = {
     "sample": sample,
     "sample_dense": sample_dense,
-    REINMAX: backward(REINMAX),
-    f"{REINMAX}, tau, both": backward(REINMAX, tempered=True, both=True),
-    STRAIGHT_THROUGH: backward(STRAIGHT_THROUGH),
-    f"{STRAIGHT_THROUGH}, tau": backward(STRAIGHT_THROUGH, tempered=True),
+    REINMAX: gradient(REINMAX),
+    f"{REINMAX}, tau, both": gradient(REINMAX, tempered=True, both=True),
+    STRAIGHT_THROUGH: gradient(STRAIGHT_THROUGH),
+    f"{STRAIGHT_THROUGH}, tau": gradient(STRAIGHT_THROUGH, tempered=True),
+    f"{GAPPED}, tau, both": gradient(GAPPED, tempered=True, both=True),
 }
 
 

@@ -8,9 +8,9 @@ from scipy import stats
 from test_contract import NAMES, vector
 
 import reinmax_kernels
-from reinmax_kernels import reinmax, sample, straight_through
+from reinmax_kernels import gapped_straight_through, reinmax, sample, straight_through
 
-ESTIMATORS = [reinmax, straight_through]
+ESTIMATORS = [reinmax, straight_through, gapped_straight_through]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SHAPES = [(7, 1), (300, 2), (33, 3), (100, 10), (16, 64), (9, 255), (4, 1024), (3, 2049), (5, 9000), (2, 40000)]
 ALIGNED = [(1000, 8), (64, 64), (40, 1024), (600, 4096), (3, 16384), (600, 20480), (2, 2**18)]
