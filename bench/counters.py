@@ -24,10 +24,12 @@ from .tables import Row, add_sections, table_of_cases, three_digits
 
 BACKENDS = {"cuda": "default", "triton": "triton"}  # and the overloads of the ops that they serve
 DRAWS = ("sample", "sample_dense")
+SAMPLES = 1  # of noise, as straight-through Gumbel-Softmax has it
 BACKWARDS = (
     "reinmax_backward",
     "straight_through_backward",
     "gapped_straight_through_backward",
+    "gumbel_rao_backward",
 )
 METRICS = {  # and how they are called here
     "gpu__time_duration.sum": "nanoseconds",
@@ -81,6 +83,7 @@ def works(operands: Operands) -> Iterator[tuple[str, Callable[[], object]]]:
     backward = (operands.grads[0], None, operands.rows, operands.index, operands.log_sum_exp, None, None)
     arguments: dict[str, tuple[Any, ...]] = dict.fromkeys(DRAWS, draw) | dict.fromkeys(BACKWARDS, backward)
     arguments["gapped_straight_through_backward"] += (1.0,)
+    arguments["gumbel_rao_backward"] += (seed, 0, 0, SAMPLES)
     backends = [name for name in BACKENDS if name in reinmax_kernels.build_info()["backends"]]
     for name in arguments:
         for backend in backends:

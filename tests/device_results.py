@@ -10,7 +10,7 @@ device of so many multiprocessors.
 
 import pytest
 import torch
-from test_contract import NAMES, vector
+from test_contract import NAMES, VECTORS, vector
 
 from reinmax_kernels import ops
 
@@ -19,11 +19,13 @@ BACKWARDS = {  # and what each takes of its own, after what all take
     "reinmax_backward": (),
     "straight_through_backward": (),
     "gapped_straight_through_backward": (0.75,),
+    "gumbel_rao_backward": (torch.tensor([5]), 3, 7, 3),
 }
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(5, 10), (4, 64), (2, 1000), (1, 1030)]  # several rows to a program, one, and one of several chunks
 LONG = [16384 + 16, 16385]
 CASES = [*((shape, torch.float32) for shape in SHAPES), *zip(SHAPES, DTYPES[1:] * 2, strict=False)]
+NOISE = sorted(name.removesuffix("_u") for name in VECTORS.files if name.startswith("noise") and name.endswith("_u"))
 IN_PARTS = 132  # multiprocessors, for which one long row is far too little work
 
 
@@ -40,6 +42,12 @@ def operands(name):
     logits, args, index = vector(name)
     seeds = args["seed"] if isinstance(args["seed"], torch.Tensor) else seed(args["seed"])
     return logits, (seeds, None, args["offset"], args["row_offset"]), index
+
+
+def noise(name):
+    """Of the contract's noise: seed and offsets, sizes, and the uniforms in float64."""
+    first, offset, row_offset, rows, categories, samples = VECTORS[f"{name}_args"].tolist()
+    return (seed(first), offset, row_offset), rows, categories, samples, torch.from_numpy(VECTORS[f"{name}_u"]).double()
 
 
 def backward(device, name, *arguments):
@@ -139,6 +147,93 @@ class Gradients:
         truth = true_backward(name, *doubles, logits.double(), index, log_sum_exp, None, tau)
         assert grad.dtype == dtype
         assert_rounded(grad, truth, 4e-6 if dtype != torch.float64 else 4e-14)
+
+
+class NoisyGradients:
+    """Backward, of estimators that make noise: the contract's, for any number of categories and samples."""
+
+    @pytest.mark.parametrize("name", NOISE)
+    def test_noise_is_the_contracts(self, executed, name):
+        # From the vectors' uniforms to a gradient by the definition alone.
+        stream, rows, categories, samples, u = noise(name)
+        logits, g = torch.randn(rows, categories).double(), torch.randn(rows, categories).double()
+        _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, *stream[:1], None, *stream[1:])
+        drawn = index[:, None].expand(samples, -1, 1)
+        ratio = (u / (1 - u)).unsqueeze(-1) if categories == 2 else u.log() / u.log().gather(-1, drawn)
+        behind = torch.log1p(ratio / logits.softmax(-1)).scatter(-1, drawn, 0.0)
+        for tau in (1.0, 0.4):
+            s = (-behind / tau).softmax(-1)
+            expected = (s * (g - (s * g).sum(-1, keepdim=True)) / tau).mean(0)
+            given = None if tau == 1 else torch.tensor(tau, dtype=torch.float64)
+            with executed() as device:
+                operands = g, None, logits, index, log_sum_exp, None, given
+                actual = device.gumbel_rao_backward(*operands, *stream, samples)
+            torch.testing.assert_close(actual, expected, rtol=0, atol=1e-13)
+
+    @pytest.mark.parametrize("tau", [None, 0.3])
+    @pytest.mark.parametrize(
+        ("shape", "dtype", "samples"),
+        [
+            ((70, 2), torch.float32, 1),
+            ((3, 2), torch.bfloat16, 301),  # samples of a row shared by threads, and not a multiple of four
+            ((3, 2), torch.float64, 6),
+            ((5, 1), torch.float32, 2),
+            ((9, 3), torch.float16, 1),
+            ((4, 4), torch.float32, 40),
+            ((3, 33), torch.float64, 9),
+            ((2, 128), torch.float32, 33),
+            ((2, 132), torch.float16, 2),
+            ((1, 200), torch.bfloat16, 129),  # more samples than threads
+        ],
+    )
+    def test_samples(self, executed, shape, dtype, samples, tau):
+        self.check(executed, shape, dtype, samples, tau, None)
+
+    @pytest.mark.parametrize("tau", [None, 0.3])
+    @pytest.mark.parametrize(
+        ("shape", "dtype", "samples", "processors"),
+        [
+            ((2, 2052), torch.float64, 33, None),  # more of their sums than there is memory for at once
+            ((1, 8190), torch.float32, 2, IN_PARTS),
+        ],
+    )
+    def test_samples_of_long_rows(self, executed, shape, dtype, samples, tau, processors):
+        self.check(executed, shape, dtype, samples, tau, processors)
+
+    def check(self, executed, shape, dtype, samples, tau, processors):
+        logits, g, h = random(shape, dtype, 4), random(shape, dtype), random(shape, dtype)
+        _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
+        given = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+        own = seed(-3), 2**40 + 1, -2, samples
+        with executed(processors=processors) as device:
+            grad = device.gumbel_rao_backward(g, h, logits, index, log_sum_exp, None, given, *own)
+        truth = REFERENCE["gumbel_rao_backward"](
+            g.double(), h.double(), logits.double(), index, log_sum_exp, None, given, *own
+        )
+        assert_rounded(grad, truth, 8e-6 if dtype != torch.float64 else 4e-14)
+
+    @pytest.mark.parametrize("categories", [2, 7, 300])
+    def test_seeds_of_groups(self, executed, categories):
+        logits, g, seeds = torch.randn(6, categories), torch.randn(6, categories), seed(1, -2, 2**62)
+        _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seeds, None, 0, 0)
+        operands = g, None, logits, index, log_sum_exp, None, None, seeds, -1, 2**32 - 1, 3
+        with executed() as device:
+            grad = device.gumbel_rao_backward(*operands)
+        assert torch.allclose(grad, REFERENCE["gumbel_rao_backward"](*operands), atol=2e-6)
+
+    @pytest.mark.parametrize("categories", [2, 9])
+    def test_logits_far_apart(self, executed, categories):
+        """Probabilities that underflow, weights that do not: a large tau brings them back."""
+        logits, g = 1e4 * torch.randn(20, categories), torch.randn(20, categories)
+        index = torch.randint(categories, (20,))
+        log_sum_exp = logits.double().logsumexp(-1)
+        for tau in (None, 1e4, 1e-4):
+            given = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+            operands = g, None, logits, index, log_sum_exp, None, given, seed(), 0, 0, 5
+            with executed() as device:
+                grad = device.gumbel_rao_backward(*operands)
+            scale = 1 if tau is None else tau
+            assert torch.allclose(scale * grad, scale * REFERENCE["gumbel_rao_backward"](*operands), atol=4e-6)
 
 
 class OtherTargets:

@@ -94,6 +94,10 @@ class TestGradients(device_results.Gradients):
     whole_rows = WHOLE_ROWS
 
 
+class TestNoisyGradients(device_results.NoisyGradients):
+    pass
+
+
 class TestRows(device_results.Rows):
     pass
 

@@ -71,6 +71,15 @@ struct SampleArguments {
   double* log_sum_exp = nullptr;  // [N]
 };
 
+// The stream that the rows were drawn from, and how many samples of noise a backward makes from it.
+struct Noise {
+  const int64_t* seeds = nullptr;
+  Divisor rows_per_seed = 1;
+  uint64_t offset = 0;
+  uint64_t row_offset = 0;
+  int64_t samples = 0;  // below 2^32
+};
+
 struct BackwardArguments {
   Logits logits;
   Rows grad_one_hot;  // in the logits' dtype, as is grad_probs; no data: all 0
@@ -79,16 +88,19 @@ struct BackwardArguments {
   const double* log_sum_exp = nullptr;  // [N]
   const double* tau = nullptr;          // one number on the device; absent: 1
   double gap = 0;                       // of gapped straight-through
+  Noise noise;                          // of Gumbel-Rao
   void* grad_logits = nullptr;          // [N, C] in the logits' dtype
 };
 
 // Bytes of scratch on the device, aligned to 16, that a launch needs until the kernels have run; often 0.
 int64_t sample_scratch_bytes(const SampleArguments& arguments);
 int64_t backward_scratch_bytes(const BackwardArguments& arguments);
+int64_t gumbel_rao_scratch_bytes(const BackwardArguments& arguments);  // backward_scratch_bytes is for all others
 
 void sample(const SampleArguments& arguments, void* scratch, Stream stream);
 void reinmax_backward(const BackwardArguments& arguments, void* scratch, Stream stream);
 void straight_through_backward(const BackwardArguments& arguments, void* scratch, Stream stream);
 void gapped_straight_through_backward(const BackwardArguments& arguments, void* scratch, Stream stream);
+void gumbel_rao_backward(const BackwardArguments& arguments, void* scratch, Stream stream);
 
 }  // namespace reinmax_kernels::cuda

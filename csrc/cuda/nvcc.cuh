@@ -38,6 +38,8 @@ template <class Number>
 __device__ __forceinline__ Number opaque(Number x) {
   if constexpr (std::is_same_v<Number, float>) {
     asm volatile("" : "+f"(x));
+  } else if constexpr (std::is_same_v<Number, double>) {
+    asm volatile("" : "+d"(x));
   } else if constexpr (sizeof(Number) == 8) {
     asm volatile("" : "+l"(x));
   } else {

@@ -70,9 +70,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> draw_dense(const Tensor& logits, cons
 }
 
 // What one estimator's backward takes of its own, after what all take. Returns what has to outlive the launch.
-std::nullopt_t take(BackwardArguments&, const Shape&) { return std::nullopt; }
+std::nullopt_t take(BackwardArguments&, const Tensor&, const Shape&) { return std::nullopt; }
 
-std::nullopt_t take(BackwardArguments& arguments, const Shape&, double gap) {
+std::nullopt_t take(BackwardArguments& arguments, const Tensor&, const Shape&, double gap) {
   if (!(gap >= 0) || std::isinf(gap)) {
     throw std::invalid_argument("gap: expected a finite value >= 0, got " + std::to_string(gap));
   }
@@ -80,8 +80,19 @@ std::nullopt_t take(BackwardArguments& arguments, const Shape&, double gap) {
   return std::nullopt;
 }
 
+Tensor take(BackwardArguments& arguments, const Tensor& logits, const Shape& shape, const Tensor& seed, int64_t offset,
+            int64_t row_offset, int64_t samples) {
+  require(samples >= 1 && samples < int64_t{1} << 32, "num_samples: expected a value in [1, 2**32)");
+  require_device(seed, logits);
+  const Tensor seeds = checked_seeds(seed, shape);
+  arguments.noise = {seeds.const_data_ptr<int64_t>(), shape.rows / seeds.numel(), uint64_t(offset),
+                     uint64_t(row_offset), samples};
+  return seeds;
+}
+
 // Runs one estimator's backward kernel.
-template <void (*kLaunch)(const BackwardArguments&, void* scratch, Stream), class... Own>
+template <void (*kLaunch)(const BackwardArguments&, void* scratch, Stream),
+          int64_t (*kScratchBytes)(const BackwardArguments&), class... Own>
 Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<Tensor>& grad_probs,
                 const Tensor& logits, const Tensor& index_given, const Tensor& log_sum_exp_given,
                 const std::optional<Tensor>& mask, const std::optional<Tensor>& tau, Own... own) {
@@ -95,7 +106,7 @@ Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<T
   const Operands operands(shape, logits, mask, grad_one_hot, grad_probs);
   BackwardArguments arguments;
   arguments.tau = checked_tau(tau);
-  [[maybe_unused]] const auto kept = take(arguments, shape, own...);
+  [[maybe_unused]] const auto kept = take(arguments, logits, shape, own...);
   if (shape.rows == 0) return grad_logits;
   arguments.logits = operands.logits();
   arguments.grad_one_hot = operands.grad_one_hot();
@@ -103,7 +114,7 @@ Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<T
   arguments.index = index.const_data_ptr<int64_t>();
   arguments.log_sum_exp = log_sum_exp.const_data_ptr<double>();
   arguments.grad_logits = grad_logits.mutable_data_ptr();
-  const Scratch scratch(logits, backward_scratch_bytes(arguments));
+  const Scratch scratch(logits, kScratchBytes(arguments));
   kLaunch(arguments, scratch.data(), current_stream(logits.get_device()));
   return grad_logits;
 }
@@ -113,9 +124,15 @@ Tensor backward(const std::optional<Tensor>& grad_one_hot, const std::optional<T
 STABLE_TORCH_LIBRARY_IMPL(reinmax_kernels, CUDA, library) {
   library.impl("sample", TORCH_BOX(&draw_index));
   library.impl("sample_dense", TORCH_BOX(&draw_dense));
-  library.impl("reinmax_backward", TORCH_BOX((&backward<&reinmax_backward>)));
-  library.impl("straight_through_backward", TORCH_BOX((&backward<&straight_through_backward>)));
-  library.impl("gapped_straight_through_backward", TORCH_BOX((&backward<&gapped_straight_through_backward, double>)));
+  library.impl("reinmax_backward", TORCH_BOX((&backward<&reinmax_backward, &backward_scratch_bytes>)));
+  library.impl("straight_through_backward",
+               TORCH_BOX((&backward<&straight_through_backward, &backward_scratch_bytes>)));
+  library.impl("gapped_straight_through_backward",
+               TORCH_BOX((&backward<&gapped_straight_through_backward, &backward_scratch_bytes, double>)));
+  library.impl(
+      "gumbel_rao_backward",
+      TORCH_BOX(
+          (&backward<&gumbel_rao_backward, &gumbel_rao_scratch_bytes, const Tensor&, int64_t, int64_t, int64_t>)));
 }
 
 }  // namespace reinmax_kernels::cuda

@@ -15,8 +15,8 @@ constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
 // The same number: what depends on it inside a loop the compiler does not compute ahead of the loop, to hold it all the
 // while in registers.
-template <class Integer>
-__device__ __forceinline__ Integer within_loop(Integer number) {
+template <class Number>
+__device__ __forceinline__ Number within_loop(Number number) {
   return opaque(number);
 }
 
@@ -81,20 +81,19 @@ struct LogitsRow {
   }
 };
 
-// Whether every access to the widest many of these rows' elements, of so many bytes each, is to one aligned piece of
-// memory.
-template <class T>
+// Whether every access to so many of these rows' elements, of so many bytes each, is to one aligned piece of memory.
+template <class T, int kWidth = kWidest<T>>
 bool is_wide(const Rows& rows, int element_bytes) {
-  constexpr int kWidth = kWidest<T>;
   const bool begins_aligned = reinterpret_cast<uintptr_t>(rows.data) % (kWidth * element_bytes) == 0;
   const bool stays_aligned = rows.outer_stride % kWidth == 0 && rows.inner_stride % kWidth == 0;
   return rows.data == nullptr || (begins_aligned && stays_aligned && rows.category_stride == 1);
 }
 
 // Of logits of type T, their mask, and what is written beside them [N, C].
-template <class T>
+template <class T, int kWidth = kWidest<T>>
 bool is_wide(const Logits& logits) {
-  return logits.categories % kWidest<T> == 0 && is_wide<T>(logits.values, sizeof(T)) && is_wide<T>(logits.mask, 1);
+  return logits.categories % kWidth == 0 && is_wide<T, kWidth>(logits.values, sizeof(T)) &&
+         is_wide<T, kWidth>(logits.mask, 1);
 }
 
 // f over groups of so many neighbouring threads of a warp, a power of two: all of a group get the result.

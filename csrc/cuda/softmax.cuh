@@ -30,9 +30,8 @@ struct Softmax {
   __device__ __forceinline__ explicit Softmax(double log_sum_exp)
       : high(Real(log_sum_exp)), minus_low(Real(double(high) - log_sum_exp) * kNat<Real>) {}
 
-  __device__ __forceinline__ Real operator()(Real x) const {
-    return power(multiply_add(x - high, kNat<Real>, minus_low));
-  }
+  __device__ __forceinline__ Real operator()(Real x) const { return power(exponent(x)); }
+  __device__ __forceinline__ Real exponent(Real x) const { return multiply_add(x - high, kNat<Real>, minus_low); }
   __device__ __forceinline__ Real nan_if_invalid() const { return high - high; }
 };
 
@@ -43,7 +42,8 @@ struct Softmax<double> {
   Softmax() = default;
   __device__ __forceinline__ explicit Softmax(double log_sum_exp) : log_sum_exp(log_sum_exp) {}
 
-  __device__ __forceinline__ double operator()(double x) const { return power(x - log_sum_exp); }
+  __device__ __forceinline__ double operator()(double x) const { return power(exponent(x)); }
+  __device__ __forceinline__ double exponent(double x) const { return x - log_sum_exp; }
   __device__ __forceinline__ double nan_if_invalid() const { return log_sum_exp - log_sum_exp; }
 };
 

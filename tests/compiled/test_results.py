@@ -14,6 +14,10 @@ class TestGradients(device_results.Gradients):
     pass
 
 
+class TestNoisyGradients(device_results.NoisyGradients):
+    pass
+
+
 class TestOtherTargets(device_results.OtherTargets):
     pass
 

@@ -44,7 +44,7 @@ def gradient(name, shape, *, tau=None, h=False, swapped=False, **options):
 
 SHORT, MEDIUM, LONG = draws((40, 10)), draws((2, 1000)), draws((4, 2500))
 PARTS = draws((1, 40 * 1024), processors=132)
-REINMAX, GAPPED = "reinmax_backward", "gapped_straight_through_backward"
+REINMAX, GAPPED, GUMBEL = "reinmax_backward", "gapped_straight_through_backward", "gumbel_rao_backward"
 WORKS = {
     "few": draws((300, 4)),
     "an odd number of few": draws((301, 2)),
@@ -61,6 +61,11 @@ WORKS = {
     "short with a gap": gradient(GAPPED, (5, 10), tau=0.5, h=True),
     "long with a gap": gradient(GAPPED, (1, 16385), tau=0.5),
     "with a gap in parts": gradient(GAPPED, (1, 70000), h=True, processors=132),
+    "noise of two": gradient(GUMBEL, (5, 2)),
+    "noise in lanes": gradient(GUMBEL, (5, 10), tau=0.5, h=True),
+    "noise in a block": gradient(GUMBEL, (1, 201), tau=0.5),
+    "noise of long rows": gradient(GUMBEL, (1, 4101), h=True),
+    "noise in parts": gradient(GUMBEL, (1, 8200), processors=132),
     "two loops": gradient(REINMAX, (2, 3, 100), swapped=True),
 }
 RACE, OUTSIDE, WRONG = Kind.DATA_RACE, Kind.OUT_OF_BOUNDS, None  # what finds them; None: the results
@@ -119,6 +124,35 @@ FAULTS = {
     ),
     "drawn one in parts": ("with a gap in parts", WRONG, "backward_long.cuh", "kGapped && part == 0 &&", "kGapped &&"),
     "drawn one": ("long with a gap", WRONG, "row_sums.cuh", "j + e == drawn) p", "j + e != j + e) p"),
+    # Noise.
+    "variates read": ("noise in a block", RACE, "gumbel_rao_held.cuh", "threads.synchronize();  // all", "// all"),
+    "variates ahead": (
+        "noise in a block",
+        RACE,
+        "gumbel_rao_held.cuh",
+        "threads.synchronize();\n    const",
+        "const",
+    ),
+    "samples ahead": ("noise of long rows", RACE, "gumbel_rao_long.cuh", f"    {BLOCK}\n#pragma", "#pragma"),
+    "tail of noise": ("noise in lanes", OUTSIDE, "gumbel_row.cuh", "(j + e, j + e <", "(j + e, j + e <="),
+    "uniform": ("noise in lanes", WRONG, "noise.cuh", "word >> 9", "word >> 10"),
+    "uniform's place": ("noise of two", WRONG, "noise.cuh", "0x1p-24f", "0x1p-23f"),
+    "noise's row": ("noise of two", WRONG, "noise.cuh", "uint64_t(row - seed", "0 * uint64_t(row - seed"),
+    "noise's offset": ("noise of two", WRONG, "../contract.h", "splitmix64(offset + 1)", "splitmix64(offset)"),
+    "noise's sample": ("noise in a block", WRONG, "noise.cuh", "words(unsigned(j + e) / 4, sample)", "words(j / 4, 0)"),
+    "drawn one's weight": ("noise in a block", WRONG, "gumbel_row.cuh", "if (j + e == drawn)", "if (false)"),
+    "sample of a thread": ("noise in lanes", WRONG, "gumbel_rao_held.cuh", "round + threads.sample()", "round"),
+    "no sample": ("noise in lanes", WRONG, "gumbel_rao_held.cuh", "i < count ?", "true ?"),
+    "no sample of two": ("noise of two", WRONG, "gumbel_rao_two.cuh", "4 * first + s < samples", "true"),
+    "samples of a row": ("noise in lanes", WRONG, "gumbel_samples.cuh", "distance < threads() * samples()", "false"),
+    "centre of h": ("noise of long rows", WRONG, "gumbel_row.cuh", "at.h[e] - pi_h", "at.h[e]"),
+    "sums of samples": (
+        "noise in parts",
+        WRONG,
+        "gumbel_rao_long.cuh",
+        "part < sums.parts; ++part) sum",
+        "part < 1; ++part) sum",
+    ),
     "sign": ("short gradient", WRONG, "reinmax.cu", "Real(-0.5), at.g", "Real(0.5), at.g"),
 }
 

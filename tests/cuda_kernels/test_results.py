@@ -19,6 +19,10 @@ class TestGradients(device_results.Gradients):
     whole_rows = WHOLE_ROWS
 
 
+class TestNoisyGradients(device_results.NoisyGradients):
+    pass
+
+
 @pytest.mark.slow
 class TestOtherTargets(device_results.OtherTargets):
     pass

@@ -2,15 +2,18 @@
 draws, rows without a distribution, graphs, streams, and more than 2**31 elements.
 """
 
+import functools
+
 import pytest
 import torch
 from scipy import stats
 from test_contract import NAMES, vector
 
 import reinmax_kernels
-from reinmax_kernels import gapped_straight_through, reinmax, sample, straight_through
+from reinmax_kernels import gapped_straight_through, gumbel_rao, gumbel_softmax, reinmax, sample, straight_through
 
 ESTIMATORS = [reinmax, straight_through, gapped_straight_through]
+NOISY = [gumbel_softmax, functools.partial(gumbel_rao, num_samples=9)]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SHAPES = [(7, 1), (300, 2), (33, 3), (100, 10), (16, 64), (9, 255), (4, 1024), (3, 2049), (5, 9000), (2, 40000)]
 ALIGNED = [(1000, 8), (64, 64), (40, 1024), (600, 4096), (3, 16384), (600, 20480), (2, 2**18)]
@@ -54,6 +57,14 @@ def test_values_and_gradients(device, estimator, shape, dtype, tau):
     mask = torch.rand(shape) < 0.8
     mask[:, 0] = True
     check(device, estimator, [torch.randn(shape).to(dtype) for _ in range(3)], mask, tau)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.3])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *ALIGNED[:3]])
+@pytest.mark.parametrize("estimator", NOISY, ids=["one sample", "nine samples"])
+def test_noise(device, estimator, shape, dtype, tau):
+    check(device, estimator, [torch.randn(shape).to(dtype) for _ in range(3)], None, tau)
 
 
 @pytest.mark.parametrize("gradients", [1, 2], ids=["g", "gh"])
@@ -111,7 +122,7 @@ def test_a_graph_replays_with_another_seed(device, shape):
         assert torch.equal(index, sample(logits, seed=value))
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, *NOISY])
 @pytest.mark.parametrize("shape", [(512, 10), (64, 3000), (2, 100_000)])
 def test_a_graph_replays_forward_and_backward(device, shape, estimator):
     logits, g = (torch.randn(shape, device=device) for _ in range(2))

@@ -66,6 +66,7 @@ void __stcs(T* to, T value) {
 
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
+inline float __fdividef(float a, float b) { return a / b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline float __double2float_rn(double x) { return float(x); }
 inline long long __double2ll_rn(double x) { return llrint(x); }

@@ -1,0 +1,79 @@
+// The threads that share a row and its samples of noise.
+#pragma once
+
+#include "cuda/block.cuh"
+
+namespace reinmax_kernels::cuda {
+
+// Threads of a processor to have registers for: half of what it holds, whichever that is.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+constexpr int kResidentThreads = 768;
+#else
+constexpr int kResidentThreads = 1024;
+#endif
+
+// Of a warp: 2^log2 have the categories of a row for one sample, and 2^log2_samples such groups samples of their own.
+struct SampleLanes {
+  static constexpr int kMost = 256, kMostRows = kMost;  // threads and rows of a block
+  int log2, log2_samples;
+
+  __device__ __forceinline__ int threads() const { return 1 << log2; }
+  __device__ __forceinline__ int samples() const { return 1 << log2_samples; }
+  __device__ __forceinline__ int thread() const { return number() & (threads() - 1); }
+  __device__ __forceinline__ int sample() const { return number() >> log2 & (samples() - 1); }
+  __device__ __forceinline__ int rank() const { return number() & ((1 << (log2 + log2_samples)) - 1); }
+  __device__ __forceinline__ int first() const { return number_of_row() << (log2 + log2_samples); }
+  __device__ __forceinline__ int number_of_row() const { return number() >> (log2 + log2_samples); }  // in the block
+  __device__ __forceinline__ int64_t row() const {
+    return (int64_t(blockIdx.x) * kMost + number()) >> (log2 + log2_samples);
+  }
+
+  __device__ __forceinline__ void synchronize() const { __syncwarp(); }
+
+  template <class Real, int kCount, class Function>
+  __device__ __forceinline__ void reduce_each(Real (&values)[kCount], Function f, Real identity) const {
+    Lanes{log2}.reduce_each(values, f, identity);
+  }
+
+  // Over the groups.
+  template <class Real>
+  __device__ __forceinline__ Real sum_over_samples(Real x) const {
+    for (int distance = threads(); distance < threads() * samples(); distance *= 2) {
+      x += __shfl_xor_sync(kAllLanes, x, distance);
+    }
+    return x;
+  }
+
+ private:
+  // What is told of a thread is computed wherever it is asked for: it would take registers all the while.
+  static __device__ __forceinline__ int number() { return within_loop(int(threadIdx.x)); }
+};
+
+// All of a block, of more than one warp: one row, one sample after the other.
+struct SampleBlock {
+  static constexpr int kMost = 32 * kMostWarps, kMostRows = 1;
+  int warps;
+
+  __device__ __forceinline__ int threads() const { return 32 * warps; }
+  __device__ __forceinline__ int samples() const { return 1; }
+  __device__ __forceinline__ int thread() const { return threadIdx.x; }
+  __device__ __forceinline__ int sample() const { return 0; }
+  __device__ __forceinline__ int rank() const { return threadIdx.x; }
+  __device__ __forceinline__ int first() const { return 0; }
+  __device__ __forceinline__ int number_of_row() const { return 0; }
+  __device__ __forceinline__ int64_t row() const { return within_loop(blockIdx.x); }
+
+  __device__ __forceinline__ void synchronize() const { __syncthreads(); }
+
+  template <class Real, int kCount, class Function>
+  __device__ __forceinline__ void reduce_each(Real (&values)[kCount], Function f, Real identity) const {
+    Warps{warps}.reduce_each(values, f, identity);
+  }
+
+  template <class Real>
+  __device__ __forceinline__ Real sum_over_samples(Real x) const {
+    return x;
+  }
+};
+
+}  // namespace reinmax_kernels::cuda
