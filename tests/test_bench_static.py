@@ -9,6 +9,7 @@ import pytest
 
 import cuda_toolkit
 from bench.__main__ import main
+from bench.static.cuda import code as cuda_code
 from bench.static.gpus import GPU
 from bench.static.specimens import Specimen
 from reinmax_kernels import backends
@@ -33,6 +34,7 @@ def test_the_slower_of_memory_and_instructions():
         ("reinmax_backward, tau", True, 3, 16),
         ("reinmax_backward, tau, both", False, 7, 16),
         ("straight_through_backward", False, 5, 16),
+        ("gapped_straight_through_backward", False, 6, 16),
     ],
 )
 def test_least_bytes(path, on_chip, passes, state):
@@ -50,7 +52,8 @@ def has_nvcc():
 def check_cuda(cuda, triton):
     """The CUDA kernels' rows, beside Triton's."""
     assert {row["target"] for row in cuda} == {"sm_90"}
-    assert {(row["path"], row["categories"]) for row in cuda} == {(row["path"], row["categories"]) for row in triton}
+    reckoned = [row for row in triton if row["path"].split(",")[0] in cuda_code.RECKONED]
+    assert {(row["path"], row["categories"]) for row in cuda} == {(row["path"], row["categories"]) for row in reckoned}
     assert all(row["spilled_bytes"] == 0 and row["occupancy"] >= 0.5 for row in cuda)
     by_case = {(row["path"], row["categories"]): row for row in cuda}
     gradient = by_case["straight_through_backward", 4096]

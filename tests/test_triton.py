@@ -9,10 +9,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from device_results import BACKWARDS, backward, true_backward
+from estimators import ESTIMATORS
 from test_contract import NAMES, vector
 
 import reinmax_kernels
-from reinmax_kernels import backends, ops, reinmax, sample, straight_through
+from reinmax_kernels import backends, ops, sample
 from reinmax_kernels.reference import contract
 
 if not backends.has_triton:
@@ -25,8 +27,8 @@ from reinmax_kernels.triton_kernels import launch, row
 from reinmax_kernels import triton_kernels
 
 REFERENCE = ops.OPS["reference"]
+QUIET = [name for name in BACKWARDS if name != "gumbel_rao_backward"]  # noise is slow to make on the interpreter
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-BACKWARDS = ("reinmax_backward", "straight_through_backward")
 # Short rows in groups of 32 or less, and of more; rows in registers; long rows.
 SHAPES = [(7, 1), (130, 2), (33, 3), (20, 10), (9, 32), (5, 33), (16, 64), (9, 255), (4, 1024), (3, 1025), (2, 5000)]
 LONG = [(2, 8193), (1, 16385)]
@@ -169,7 +171,7 @@ def check_forward(shape, dtype, below=0):
 @pytest.mark.parametrize("tau", [None, 0.5, 1e-3, 1e3])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES[::2])
-@pytest.mark.parametrize("name", BACKWARDS)
+@pytest.mark.parametrize("name", QUIET)
 def test_backward(name, shape, dtype, tau):
     check_backward(name, shape, dtype, tau, "gh")
 
@@ -178,15 +180,16 @@ def test_backward(name, shape, dtype, tau):
 @pytest.mark.parametrize("tau", [None, 0.5])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("shape", LONG)
-@pytest.mark.parametrize("name", BACKWARDS)
+@pytest.mark.parametrize("name", QUIET)
 def test_backward_of_long_rows(parts, name, shape, dtype, tau, gradients):
     check_backward(name, shape, dtype, tau, gradients)
 
 
 @pytest.mark.parametrize("tau", [1e-3, 1e3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_extreme_temperatures_of_long_rows(parts, dtype, tau):
-    check_backward("reinmax_backward", (1, 9000), dtype, tau, "gh")
+@pytest.mark.parametrize("name", ["reinmax_backward", "gapped_straight_through_backward"])
+def test_extreme_temperatures_of_long_rows(parts, name, dtype, tau):
+    check_backward(name, (1, 9000), dtype, tau, "gh")
 
 
 def check_backward(name, shape, dtype, tau, gradients):
@@ -196,8 +199,8 @@ def check_backward(name, shape, dtype, tau, gradients):
     g, h = (gradient if letter in gradients else None for letter, gradient in (("g", g), ("h", h)))
     _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
     tau = None if tau is None else torch.tensor(tau, dtype=torch.float64)
-    grad = getattr(triton_kernels, name)(g, h, logits, index, log_sum_exp, None, tau)
-    truth = REFERENCE[name](double(g), double(h), logits.double(), index, log_sum_exp, None, tau)
+    grad = backward(triton_kernels, name, g, h, logits, index, log_sum_exp, None, tau)
+    truth = true_backward(name, double(g), double(h), logits.double(), index, log_sum_exp, None, tau)
     eps = torch.finfo(dtype).eps
     rounding = 1 if dtype == torch.bfloat16 else 0.51  # the interpreter cuts bfloat16 off
     scale = 4 * max(1.0, 1 / (1.0 if tau is None else tau.item()))
@@ -206,6 +209,62 @@ def check_backward(name, shape, dtype, tau, gradients):
         (grad.double() - truth).abs() <= rounding * eps * truth.abs() + (1e-6 if eps > 1e-9 else 1e-14) * scale
     ).all()
     assert (grad[0, 1:] == 0).all()
+
+
+# Noise.
+
+
+@pytest.mark.parametrize("tau", [None, 0.3])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "samples"),
+    [
+        ((5, 1), torch.float32, 2),
+        ((300, 2), torch.bfloat16, 1),
+        ((9, 2), torch.float32, 301),
+        ((9, 2), torch.float64, 6),
+        ((9, 3), torch.float16, 7),
+        ((33, 4), torch.float64, 2),
+        ((20, 10), torch.float32, 9),
+        ((3, 130), torch.float64, 5),
+        ((2, 1030), torch.bfloat16, 2),
+    ],
+)
+def test_samples(shape, dtype, samples, tau):
+    check_samples(shape, dtype, samples, tau)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "at_once", "tau"),
+    [(torch.float32, 1024, None), (torch.bfloat16, 2, 0.3), (torch.float64, 1024, 0.3), (torch.float64, 2, None)],
+)
+def test_samples_of_long_rows(parts, dtype, at_once, tau, monkeypatch):
+    """All together, or a few of them in each launch."""
+    monkeypatch.setattr(sys.modules[f"{triton_kernels.__name__}.gumbel_rao"], "_MOST_SAMPLES", at_once)
+    check_samples((2, 4101), dtype, 3, tau)
+
+
+def check_samples(shape, dtype, samples, tau):
+    logits, g, h = ((scale * torch.randn(shape)).to(dtype) for scale in (2, 1, 1))
+    _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
+    scale = 1 if tau is None else 1 / tau
+    tau = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+    own = seed(-3), 2**40 + 1, -2, samples
+    for arrived in (g, h), (g, None), (None, h):
+        grad = triton_kernels.gumbel_rao_backward(*arrived, logits, index, log_sum_exp, None, tau, *own)
+        operands = *map(double, arrived), logits.double(), index, log_sum_exp
+        truth = REFERENCE["gumbel_rao_backward"](*operands, None, tau, *own)
+        eps = torch.finfo(dtype).eps
+        tolerance = (1e-6 if eps > 1e-9 else 1e-14) * scale
+        assert ((grad.double() - truth).abs() <= eps * truth.abs() + tolerance).all()
+
+
+@pytest.mark.parametrize("categories", [2, 7, 300, 5000])
+def test_noise_of_groups(categories):
+    logits, g, seeds = torch.randn(6, categories), torch.randn(6, categories), seed(1, -2, 2**62)
+    _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seeds, None, 0, 0)
+    operands = g, None, logits, index, log_sum_exp, None, None, seeds, -1, 2**32 - 1, 3
+    expected = REFERENCE["gumbel_rao_backward"](*operands)
+    assert torch.allclose(triton_kernels.gumbel_rao_backward(*operands), expected, atol=1e-6)
 
 
 # Strides, masks, seeds.
@@ -241,7 +300,8 @@ def test_strides(layout, categories):
     assert torch.equal(index, expected[2])
     g = layout((4, 3, categories))
     args = (g, None, logits, index, log_sum_exp, None, None)
-    assert torch.allclose(triton_kernels.reinmax_backward(*args), REFERENCE["reinmax_backward"](*args), atol=1e-6)
+    for name in BACKWARDS:
+        assert torch.allclose(backward(triton_kernels, name, *args), true_backward(name, *args), atol=1e-6)
     assert probs.is_contiguous()
 
 
@@ -257,8 +317,8 @@ def test_masks(shape):
     assert torch.equal(index, expected[2])
     assert (probs.masked_select(~mask.expand_as(probs)) == 0).all()
     for name in BACKWARDS:
-        grad = getattr(triton_kernels, name)(g, None, logits, index, log_sum_exp, mask, None)
-        assert torch.allclose(grad, REFERENCE[name](g, None, logits, *expected[2:], mask, None), atol=1e-6)
+        grad = backward(triton_kernels, name, g, None, logits, index, log_sum_exp, mask, None)
+        assert torch.allclose(grad, true_backward(name, g, None, logits, *expected[2:], mask, None), atol=1e-6)
         assert (grad.masked_select(~mask.expand_as(grad)) == 0).all()
 
 
@@ -276,7 +336,8 @@ def test_no_rows(shape):
     one_hot, _, index, log_sum_exp = triton_kernels.sample_dense(logits, seed(), None, 0, 0)
     assert one_hot.shape == shape
     assert index.shape == shape[:-1]
-    assert triton_kernels.reinmax_backward(logits, None, logits, index, log_sum_exp, None, None).shape == shape
+    for name in BACKWARDS:
+        assert backward(triton_kernels, name, logits, None, logits, index, log_sum_exp, None, None).shape == shape
 
 
 # Rows without a distribution.
@@ -308,7 +369,7 @@ def check_a_row_without_a_distribution(categories, dtype, value):
         assert torch.equal(after[::2], before[::2])
     assert torch.equal(triton_kernels.sample(spoilt, seed(), None, 0, 0), index)
     for name in BACKWARDS:
-        grad = getattr(triton_kernels, name)(torch.ones_like(spoilt), None, spoilt, index, log_sum_exp, None, None)
+        grad = backward(triton_kernels, name, torch.ones_like(spoilt), None, spoilt, index, log_sum_exp, None, None)
         assert grad[1].isnan().all()
         assert grad[::2].isfinite().all()
 
@@ -334,7 +395,7 @@ def test_a_switch_makes_it_raise():
 # Through the public functions.
 
 
-@pytest.mark.parametrize("function", [reinmax, straight_through])
+@pytest.mark.parametrize("function", ESTIMATORS.values(), ids=ESTIMATORS)
 def test_autograd(function):
     logits, g = torch.randn(6, 3, 12, requires_grad=True), torch.randn(6, 3, 12)
     results = []

@@ -14,8 +14,23 @@ try:
 except ImportError as error:
     raise ImportError("the Triton kernels need Triton: pip install 'reinmax_kernels[triton]'") from error
 
+from .gapped_straight_through import gapped_straight_through_backward
+from .gumbel_rao import gumbel_rao_backward
 from .reinmax import reinmax_backward
 from .sample import sample, sample_dense
+from .sparse_mixer import sparse_mixer, sparse_mixer_backward
 from .straight_through import straight_through_backward
+from .topk_router import topk_router, topk_router_backward
 
-__all__ = ["reinmax_backward", "sample", "sample_dense", "straight_through_backward"]
+__all__ = [
+    "gapped_straight_through_backward",
+    "gumbel_rao_backward",
+    "reinmax_backward",
+    "sample",
+    "sample_dense",
+    "sparse_mixer",
+    "sparse_mixer_backward",
+    "straight_through_backward",
+    "topk_router",
+    "topk_router_backward",
+]

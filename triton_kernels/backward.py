@@ -1,7 +1,7 @@
 """From an estimator's formula to its kernels. An estimator is a function of one position of a row and of the row's
 sums. Rows that fit in registers are read once. Longer ones are read twice, for the sums and to write, unless the
-estimator knows its gradient away from the drawn category without them; where such rows are few, several programs share
-each.
+estimator knows its gradient away from the drawn category without them; and before that for their largest logit where an
+estimator weighs categories by more than a temperature. Where such rows are few, several programs share each.
 """
 
 from typing import Any, NamedTuple
@@ -17,8 +17,8 @@ _LOOP_WARPS = 4
 
 
 class Point(NamedTuple):
-    """One position of a row: pi = softmax(x) and p = softmax(x / tau) there, the gradients of one-hot and
-    probabilities, and whether the category was drawn.
+    """One position of a row: pi = softmax(x) there and p = softmax(x / tau), or what the estimator's weights make of
+    it, the gradients of one-hot and probabilities, and whether the category was drawn.
     """
 
     pi: Any
@@ -62,7 +62,7 @@ class Partial(NamedTuple):
 
 
 @triton.jit
-def _load(up, i, j, inside):
+def load(up, i, j, inside):
     """Logits and both gradients, in the precision that is computed in."""
     x = row.accumulated(row.load_logits(up.logits, up.mask, i, j, inside, up.inner))
     g = row.load_gradient(up.grad_one_hot, x, i, j, inside, up.inner)
@@ -70,14 +70,14 @@ def _load(up, i, j, inside):
 
 
 @triton.jit
-def _probability(x, log_sum_exp):
+def probability(x, log_sum_exp):
     """exp(x - log_sum_exp) in x's precision, of a float64 log-sum-exp."""
     high = log_sum_exp.to(x.dtype)
     return tl.exp((x - high) - (log_sum_exp - high.to(tl.float64)).to(x.dtype))
 
 
 @triton.jit
-def _inverse(tau, DTYPE: tl.constexpr):
+def inverse_of(tau, DTYPE: tl.constexpr):
     """1 / tau, inside the range where 0 times it is 0 and -inf times it is -inf."""
     LEAST: tl.constexpr = 2.2250738585072014e-308 if DTYPE == tl.float64 else 1.1754943508222875e-38
     MOST: tl.constexpr = 1.7976931348623157e308 if DTYPE == tl.float64 else 3.4028234663852886e38
@@ -85,13 +85,21 @@ def _inverse(tau, DTYPE: tl.constexpr):
 
 
 @triton.jit
+def _weight(behind, is_drawn, inverse_tau, setting, WEIGHT: tl.constexpr):
+    """Of categories in p, before it is divided by its sum, by how far they lie behind the largest logit."""
+    return tl.exp(behind * inverse_tau) if WEIGHT is None else WEIGHT(behind, is_drawn, inverse_tau, setting)
+
+
+@triton.jit
 def backward_tile_kernel(
     up: Upstream,
     tau_ptr,
+    setting,
     grad_logits_ptr,
     rows,
     length: row.Multiple,
     GRADIENT: tl.constexpr,
+    WEIGHT: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     PACKED: tl.constexpr,
@@ -108,19 +116,20 @@ def backward_tile_kernel(
         g = row.packed_gradient(up.grad_one_hot, x, first, rows)
         h = row.packed_gradient(up.grad_probs, x, first, rows)
     else:
-        x, g, h = _load(up, i[:, None], j, inside)
+        x, g, h = load(up, i[:, None], j, inside)
     index = tl.load(up.index + i, mask=here, other=0)
-    pi = _probability(x, tl.load(up.log_sum_exp + i, mask=here, other=0.0)[:, None])
+    pi = probability(x, tl.load(up.log_sum_exp + i, mask=here, other=0.0)[:, None])
     p = pi
+    is_drawn = j == index[:, None]
     inverse_tau = 1.0
     if tau_ptr is not None:
-        inverse_tau = _inverse(tl.load(tau_ptr), x.dtype)
-        p = tl.exp((x - tl.max(x, 1)[:, None]) * inverse_tau)
+        inverse_tau = inverse_of(tl.load(tau_ptr), x.dtype)
+    if tau_ptr is not None or WEIGHT is not None:
+        p = _weight(x - tl.max(x, 1)[:, None], is_drawn, inverse_tau, setting, WEIGHT)
         p = p * (1.0 / tl.sum(p, 1))[:, None]
-    is_drawn = j == index[:, None]
     if ROWS == 1:  # the same for all threads, where a sum would go through all of them
         # As a scalar: of a [1, 1], Triton before 3.9 may load as many copies as a thread's access has elements.
-        _, g_drawn, _ = _load(up, first, tl.max(index, 0), first < rows)
+        _, g_drawn, _ = load(up, first, tl.max(index, 0), first < rows)
     else:
         g_drawn = tl.sum(tl.where(is_drawn, g, 0.0), 1)[:, None]
     sums = Sums(g_drawn, tl.sum(pi * g, 1)[:, None], tl.sum(p * g, 1)[:, None], tl.sum(pi * h, 1)[:, None])
@@ -152,6 +161,48 @@ def _of_lanes(x):
 
 
 @triton.jit
+def _in_block(BLOCK: tl.constexpr, LANES: tl.constexpr, ACCESS: tl.constexpr):
+    """Positions in a block [ACCESSES, LANES, ACCESS]."""
+    ACCESSES: tl.constexpr = BLOCK // (LANES * ACCESS)
+    access = tl.arange(0, ACCESSES)[:, None, None] * LANES + tl.arange(0, LANES)[None, :, None]
+    return access * ACCESS + tl.arange(0, ACCESS)[None, None, :]
+
+
+@triton.jit
+def _largest_logit(logits, mask, inner, i, first, last, BLOCK: tl.constexpr, LANES: tl.constexpr, ACCESS: tl.constexpr):
+    """Of categories [first, last) of row i."""
+    in_block = _in_block(BLOCK, LANES, ACCESS)
+    DTYPE: tl.constexpr = tl.float64 if logits.data.dtype.element_ty == tl.float64 else tl.float32
+    largest = tl.full([LANES], float("-inf"), DTYPE)
+    for start in range(first, last, BLOCK):
+        j = start + in_block
+        x = row.accumulated(row.load_logits(logits, mask, i, j, j < last, inner))
+        largest = tl.maximum(largest, tl.max(tl.max(x, 2), 0))
+    return tl.max(largest, 0)
+
+
+@triton.jit
+def largest_logit_kernel(
+    logits: row.Rows,
+    mask: row.Rows,
+    largest_ptr,
+    parts,
+    part_size,
+    length: row.Multiple,
+    inner,
+    BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
+    ACCESS: tl.constexpr,
+):
+    """Of one part of a row to a program."""
+    i = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * part_size
+    last = tl.minimum(first + part_size, row.value(length))
+    largest = _largest_logit(logits, mask, inner, i, first, last, BLOCK, LANES, ACCESS)
+    tl.store(largest_ptr + i * parts + tl.program_id(1), largest)
+
+
+@triton.jit
 def _part_of_row(
     up,
     out_ptr,
@@ -159,10 +210,14 @@ def _part_of_row(
     first,
     last,
     categories,
+    index,
     g_drawn,
     log_sum_exp,
+    row_largest,
     inverse_tau,
+    setting,
     TEMPERED: tl.constexpr,
+    WEIGHT: tl.constexpr,
     AWAY_FROM_DRAWN: tl.constexpr,
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
@@ -172,20 +227,25 @@ def _part_of_row(
     """The sums over categories [first, last) of row i; the gradient there too, where it is known without them. A lane
     sums what it has of a block, elements of one or more accesses, before it adds that: it holds one of each sum.
     """
-    ACCESSES: tl.constexpr = BLOCK // (LANES * ACCESS)
-    access = tl.arange(0, ACCESSES)[:, None, None] * LANES + tl.arange(0, LANES)[None, :, None]
-    in_block = access * ACCESS + tl.arange(0, ACCESS)[None, None, :]
+    in_block = _in_block(BLOCK, LANES, ACCESS)
     zeros = tl.zeros([LANES], DTYPE)
     pi_g, pi_h, p, p_g = zeros, zeros, zeros, zeros
-    largest = tl.full([LANES], -1.7976931348623157e308 if DTYPE == tl.float64 else -3.4028234663852886e38, DTYPE)
+    if WEIGHT is None:
+        largest = tl.full([LANES], -1.7976931348623157e308 if DTYPE == tl.float64 else -3.4028234663852886e38, DTYPE)
+    else:
+        largest = zeros + row_largest
     for start in range(first, last, BLOCK):
         j = start + in_block
         inside = j < last
-        x, g, h = _load(up, i, j, inside)
-        pi = _probability(x, log_sum_exp)
+        x, g, h = load(up, i, j, inside)
+        pi = probability(x, log_sum_exp)
         pi_g += _of_lanes(pi * g)
         pi_h += _of_lanes(pi * h)
-        if TEMPERED:  # lane by lane, relative to the largest logit so far
+        if WEIGHT is not None:
+            e = WEIGHT(x - row_largest, j == index, inverse_tau, setting)
+            e = tl.where(inside, e, 0.0)
+            p, p_g = p + _of_lanes(e), p_g + _of_lanes(e * g)
+        elif TEMPERED:  # lane by lane, relative to the largest logit so far
             larger = tl.maximum(largest, tl.max(tl.max(x, 2), 0))
             scale, e = tl.exp((largest - larger) * inverse_tau), tl.exp((x - larger[None, :, None]) * inverse_tau)
             p, p_g, largest = p * scale + _of_lanes(e), p_g * scale + _of_lanes(e * g), larger
@@ -223,6 +283,16 @@ def _load_partial(sums, at, here, TEMPERED: tl.constexpr, WITH_GRAD_PROBS: tl.co
 
 
 @triton.jit
+def _stored_largest(largest_ptr, start, parts, LANES: tl.constexpr, GROUP: tl.constexpr):
+    """The row's largest logit from those of its parts."""
+    largest = tl.full([LANES], float("-inf"), largest_ptr.dtype.element_ty)
+    for member in range(GROUP):
+        k = member * LANES + tl.arange(0, LANES)
+        largest = tl.maximum(largest, tl.load(largest_ptr + start + k, mask=k < parts, other=float("-inf")))
+    return tl.max(largest, 0)
+
+
+@triton.jit
 def _stored_sums(
     sums,
     start,
@@ -237,12 +307,9 @@ def _stored_sums(
     the loops would load all parts at once.
     """
     DTYPE: tl.constexpr = sums.pi_g.dtype.element_ty
-    largest = tl.full([LANES], float("-inf"), DTYPE)
+    of_row = tl.full((), float("-inf"), DTYPE)
     if TEMPERED:
-        for member in range(GROUP):
-            k = member * LANES + tl.arange(0, LANES)
-            largest = tl.maximum(largest, tl.load(sums.largest + start + k, mask=k < parts, other=float("-inf")))
-    of_row = tl.max(largest, 0)
+        of_row = _stored_largest(sums.largest, start, parts, LANES, GROUP)
     zeros = tl.zeros([LANES], DTYPE)
     pi_g, pi_h, p, p_g = zeros, zeros, zeros, zeros
     for member in range(GROUP):
@@ -250,20 +317,31 @@ def _stored_sums(
         part = _load_partial(sums, start + k, k < parts, TEMPERED, WITH_GRAD_PROBS)
         part = _relative_to(of_row, part, inverse_tau)
         pi_g, pi_h, p, p_g = pi_g + part.pi_g, pi_h + part.pi_h, p + part.p, p_g + part.p_g
-    return _combined(Partial(pi_g, pi_h, largest, p, p_g), of_row)
+    return _combined(Partial(pi_g, pi_h, of_row, p, p_g), of_row)
 
 
 @triton.jit
 def _gradient(
-    x, g, h, is_drawn, part, g_drawn, log_sum_exp, inverse_tau, TEMPERED: tl.constexpr, GRADIENT: tl.constexpr
+    x,
+    g,
+    h,
+    is_drawn,
+    part,
+    g_drawn,
+    log_sum_exp,
+    inverse_tau,
+    setting,
+    TEMPERED: tl.constexpr,
+    WEIGHT: tl.constexpr,
+    GRADIENT: tl.constexpr,
 ):
     """The gradient at positions of a row whose sums are known."""
-    pi = _probability(x, log_sum_exp)
+    pi = probability(x, log_sum_exp)
     p = pi
     p_g = part.pi_g
     if TEMPERED:
         inverse_sum = 1.0 / part.p
-        p = tl.exp((x - part.largest) * inverse_tau) * inverse_sum
+        p = _weight(x - part.largest, is_drawn, inverse_tau, setting, WEIGHT) * inverse_sum
         p_g = part.p_g * inverse_sum
     return GRADIENT(Point(pi, p, g, h, is_drawn), Sums(g_drawn, part.pi_g, p_g, part.pi_h), inverse_tau)
 
@@ -272,12 +350,15 @@ def _gradient(
 def backward_long_kernel(
     up: Upstream,
     tau_ptr,
+    setting,
     grad_logits_ptr,
+    largest_ptr,
     partial: Partial,
     parts,
     part_size,
     length: row.Multiple,
     GRADIENT: tl.constexpr,
+    WEIGHT: tl.constexpr,
     AWAY_FROM_DRAWN: tl.constexpr,
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
@@ -291,17 +372,23 @@ def backward_long_kernel(
     """
     categories = row.value(length)
     DTYPE: tl.constexpr = tl.float64 if up.logits.data.dtype.element_ty == tl.float64 else tl.float32
-    TEMPERED: tl.constexpr = tau_ptr is not None
+    TEMPERED: tl.constexpr = tau_ptr is not None or WEIGHT is not None
     i = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * part_size
     last = tl.minimum(first + part_size, categories)
     index = tl.load(up.index + i)
     log_sum_exp = tl.load(up.log_sum_exp + i)
-    x_drawn, g_drawn, h_drawn = _load(up, i, index, index >= 0)
+    x_drawn, g_drawn, h_drawn = load(up, i, index, index >= 0)
     inverse_tau = tl.full((), 1.0, DTYPE)
-    if TEMPERED:
-        inverse_tau = _inverse(tl.load(tau_ptr), DTYPE)
+    if tau_ptr is not None:
+        inverse_tau = inverse_of(tl.load(tau_ptr), DTYPE)
     if SUMS:
+        row_largest = inverse_tau  # of no part where the estimator has no weights of its own
+        if WEIGHT is not None:
+            if WRITES:
+                row_largest = _largest_logit(up.logits, up.mask, up.inner, i, first, last, BLOCK, LANES, ACCESS)
+            else:
+                row_largest = _stored_largest(largest_ptr, i * parts, parts, LANES, GROUP)
         part = _part_of_row(
             up,
             grad_logits_ptr,
@@ -309,10 +396,14 @@ def backward_long_kernel(
             first,
             last,
             categories,
+            index,
             g_drawn,
             log_sum_exp,
+            row_largest,
             inverse_tau,
+            setting,
             TEMPERED,
+            WEIGHT,
             AWAY_FROM_DRAWN,
             BLOCK,
             LANES,
@@ -329,24 +420,50 @@ def backward_long_kernel(
         if AWAY_FROM_DRAWN is not None:
             tl.debug_barrier()  # what another thread wrote there, as if it were not the drawn category, comes first
             gradient = _gradient(
-                x_drawn, g_drawn, h_drawn, index >= 0, part, g_drawn, log_sum_exp, inverse_tau, TEMPERED, GRADIENT
+                x_drawn,
+                g_drawn,
+                h_drawn,
+                index >= 0,
+                part,
+                g_drawn,
+                log_sum_exp,
+                inverse_tau,
+                setting,
+                TEMPERED,
+                WEIGHT,
+                GRADIENT,
             )
             tl.store(out_ptr + index, gradient.to(out_ptr.dtype.element_ty))
         else:
             for start in range(first, last, BLOCK):
                 j = start + tl.arange(0, BLOCK)
-                x, g, h = _load(up, i, j, j < last)
-                gradient = _gradient(x, g, h, j == index, part, g_drawn, log_sum_exp, inverse_tau, TEMPERED, GRADIENT)
+                x, g, h = load(up, i, j, j < last)
+                gradient = _gradient(
+                    x,
+                    g,
+                    h,
+                    j == index,
+                    part,
+                    g_drawn,
+                    log_sum_exp,
+                    inverse_tau,
+                    setting,
+                    TEMPERED,
+                    WEIGHT,
+                    GRADIENT,
+                )
                 tl.store(out_ptr + j, gradient.to(out_ptr.dtype.element_ty), mask=j < last)
 
 
 class Estimator(NamedTuple):
-    """`gradient(point, sums, inverse_tau)`; and, at tau = 1 and without a gradient of the probabilities,
-    `away_from_drawn(pi, g, g_drawn)`, where a formula needs no sum there.
+    """`gradient(point, sums, inverse_tau)`; at tau = 1 and without a gradient of the probabilities,
+    `away_from_drawn(pi, g, g_drawn)`, where a formula needs no sum there; and `weight(behind, is_drawn, inverse_tau,
+    setting)`, where p is made of other weights than exp(behind / tau), of how far a logit lies behind the largest.
     """
 
     gradient: Any
     away_from_drawn: Any = None
+    weight: Any = None
 
 
 def backward(
@@ -358,6 +475,7 @@ def backward(
     log_sum_exp: Tensor,
     mask: Tensor | None,
     tau: Tensor | None,
+    setting: float | None = None,
 ) -> Tensor:
     """The gradient [..., C] of the logits by one estimator; a row without a distribution has NaN."""
     grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
@@ -368,13 +486,28 @@ def backward(
     up = Upstream(*operands, index.contiguous(), log_sum_exp.contiguous(), inner)
     length = row.multiple(categories)
     accumulated = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    setting_bits = None if setting is None else row.double_bits(setting)
     elements = launch.elements_per_thread("backward", categories, logits.dtype)
     tile = launch.tile(categories, elements)
     if tile is not None:
         packed = row.are_packed(categories, up.mask, up.logits, up.grad_one_hot, up.grad_probs)
-        constants = {"GRADIENT": estimator.gradient, "ROWS": tile.rows, "BLOCK": tile.block, "PACKED": packed}
-        grid = (launch.cdiv(rows, tile.rows),)
-        launch.run(backward_tile_kernel, grid, tile.warps, device, up, tau, grad_logits, rows, length, **constants)
+        launch.run(
+            backward_tile_kernel,
+            (launch.cdiv(rows, tile.rows),),
+            tile.warps,
+            device,
+            up,
+            tau,
+            setting_bits,
+            grad_logits,
+            rows,
+            length,
+            GRADIENT=estimator.gradient,
+            WEIGHT=estimator.weight,
+            ROWS=tile.rows,
+            BLOCK=tile.block,
+            PACKED=packed,
+        )
         return grad_logits
     away = estimator.away_from_drawn if tau is None and grad_probs is None else None
     block = _LOOP_WARPS * 32 * elements
@@ -384,6 +517,13 @@ def backward(
     access = row.widest_access(up.logits, up.grad_one_hot, up.grad_probs, *written)
     shape = (5, rows, parts) if parts > 1 else (5, 0)
     partial = Partial(*torch.empty(shape, dtype=accumulated, device=device))
+    group = launch.cdiv(launch.next_power_of_2(parts), _LOOP_WARPS * 32)  # of parts, for each lane
+    blocks = {"BLOCK": block, "LANES": _LOOP_WARPS * 32, "ACCESS": access}
+    largest = None
+    if estimator.weight is not None and parts > 1:
+        largest = torch.empty((rows, parts), dtype=accumulated, device=device)
+        arguments = (up.logits, up.mask, largest, parts, part_size, length, inner)
+        launch.run(largest_logit_kernel, (rows, parts), _LOOP_WARPS, device, *arguments, **blocks)
     for sums, writes, programs in (
         [(True, True, 1)] if parts == 1 else [(True, False, parts), (False, True, 1 if away else parts)]
     ):
@@ -394,17 +534,18 @@ def backward(
             device,
             up,
             tau,
+            setting_bits,
             grad_logits,
+            largest,
             partial,
             parts,
             part_size,
             length,
             GRADIENT=estimator.gradient,
+            WEIGHT=estimator.weight,
             AWAY_FROM_DRAWN=away,
-            BLOCK=block,
-            LANES=_LOOP_WARPS * 32,
-            ACCESS=access,
-            GROUP=1 if sums else launch.cdiv(launch.next_power_of_2(parts), _LOOP_WARPS * 32),
+            **blocks,
+            GROUP=1 if sums and estimator.weight is None else group,
             SUMS=sums,
             WRITES=writes,
         )

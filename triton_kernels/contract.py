@@ -26,7 +26,8 @@ _LEAST_SCANNED = tl.constexpr(32 if triton.__version__.startswith("3.6.") else 1
 
 
 @triton.jit
-def _words(bits):
+def words(bits):
+    """The low and the high half of 64 bits."""
     bits = bits.to(tl.uint64, bitcast=True)
     return (bits & 0xFFFFFFFF).to(tl.uint32), (bits >> 32).to(tl.uint32)
 
@@ -37,13 +38,8 @@ def _uniform(low, high):
 
 
 @triton.jit
-def uniforms(seed, row, offset):
-    """The two 64-bit uniforms of each row, for the chunk and for the element: Philox4x32-10 (Salmon et al., SC 2011)
-    of int64 seeds, row numbers and an offset.
-    """
-    k0, k1 = _words(seed)
-    c0, c1 = _words(row)
-    c2, c3 = _words(offset)
+def philox(c0, c1, c2, c3, k0, k1):
+    """Four random words: Philox4x32-10 (Salmon et al., SC 2011) of a counter and a key in 32-bit words."""
     m0 = tl.full((), 0xD2511F53, tl.uint32)
     m1 = tl.full((), 0xCD9E8D57, tl.uint32)
     for _ in tl.static_range(10):
@@ -52,7 +48,19 @@ def uniforms(seed, row, offset):
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0 += tl.full((), 0x9E3779B9, tl.uint32)
         k1 += tl.full((), 0xBB67AE85, tl.uint32)
-    return _uniform(c0, c1), _uniform(c2, c3)
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def uniforms(seed, row, offset):
+    """The two 64-bit uniforms of each row, for the chunk and for the element, of int64 seeds, row numbers and an
+    offset.
+    """
+    k0, k1 = words(seed)
+    c0, c1 = words(row)
+    c2, c3 = words(offset)
+    w0, w1, w2, w3 = philox(c0, c1, c2, c3, k0, k1)
+    return _uniform(w0, w1), _uniform(w2, w3)
 
 
 @triton.jit

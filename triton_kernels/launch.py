@@ -15,6 +15,8 @@ _WARP = 32
 MOST_WARPS = 16 if torch.version.hip else 32  # of a program: 1024 threads
 _OCCUPYING_WARPS = 32  # of a processor: half of what the largest hold, enough to hide the memory's latency
 _REGISTERS = 65536  # of one of NVIDIA's processors
+_MOST_REGISTERS = 248  # of a thread
+HALF, FEW = 1 / 2, 3 / 16  # of a processor's threads: hide the latency of memory; of what computes more than it loads
 
 # Elements of a row that a thread holds, in float32 and in float64: as many as half of a processor's threads can hold
 # without a spill. Short rows have few of them to a thread, for a warp shares one row after the other.
@@ -24,6 +26,10 @@ _ELEMENTS = {
     ("draw", "long"): (16, 8),
     ("backward", "short"): (8, 2),
     ("backward", "long"): (8, 2),
+    ("noise", "short"): (4, 4),
+    ("noise", "long"): (4, 4),
+    ("route", "short"): (4, 2),
+    ("route", "long"): (4, 2),
 }
 
 
@@ -36,7 +42,7 @@ class Tile(NamedTuple):
 
 
 def elements_per_thread(work: str, categories: int, dtype: torch.dtype) -> int:
-    """Of a row of so many categories, for a "draw" or a "backward"."""
+    """Of a row of so many categories, for a "draw", a "backward", one that makes "noise", or a "route"."""
     return _ELEMENTS[work, "short" if categories <= _SHORT else "long"][dtype == torch.float64]
 
 
@@ -46,6 +52,14 @@ def tile(categories: int, elements_per_thread: int) -> Tile | None:
     block = next_power_of_2(categories)
     warps = max(1, block // (_WARP * elements_per_thread))
     return Tile(max(1, warps * _WARP * elements_per_thread // block), block, warps) if warps <= MOST_WARPS else None
+
+
+def tile_of_experts(logits: torch.Tensor) -> Tile:
+    """The tile for rows [..., E] of a router, which has no more experts than a program can hold."""
+    experts = logits.shape[-1]
+    found = tile(experts, elements_per_thread("route", experts, logits.dtype))
+    assert found is not None
+    return found
 
 
 def blocks_per_part(rows: int, blocks: int, warps: int, device: torch.device) -> int:
@@ -74,29 +88,38 @@ def processors(device: torch.device) -> int:
     return int(getattr(properties, "multi_processor_count", 0) or getattr(properties, "gpu_subslice_count", 1))
 
 
-def options(warps: int, threads: int | None) -> dict[str, Any]:
-    """What kernels are compiled with, for one of NVIDIA's processors that holds so many threads, or for others. No
-    multiplication is fused with an addition unless a kernel says so: draws depend on it.
+def options(warps: int, threads: int | None, resident: float = HALF) -> dict[str, Any]:
+    """What kernels are compiled with, for one of NVIDIA's processors that holds so many threads, of which such a share
+    is to be resident, or for others. No multiplication is fused with an addition unless a kernel says so: draws depend
+    on it.
     """
     chosen = {"num_warps": warps, "enable_fp_fusion": False}
     if threads is not None:
         program = warps * _WARP
-        resident = cdiv(threads // 2, program) * program
-        chosen["maxnreg"] = _REGISTERS // resident // 8 * 8
+        enough = cdiv(int(threads * resident), program) * program
+        chosen["maxnreg"] = min(_REGISTERS // enough // 8 * 8, _MOST_REGISTERS)
     return chosen
 
 
 @functools.cache
-def _options_on(device: torch.device, warps: int) -> dict[str, Any]:
+def _options_on(device: torch.device, warps: int, resident: float) -> dict[str, Any]:
     threads = None
     if device.type == "cuda" and torch.version.hip is None:
         threads = torch.cuda.get_device_properties(device).max_threads_per_multi_processor
-    return options(warps, threads)
+    return options(warps, threads, resident)
 
 
-def run(kernel: Any, grid: tuple[int, ...], warps: int, device: torch.device, *args: Any, **constants: Any) -> None:
-    """Launches on the device's current stream. Arguments are tensors, integers, None, and tuples of them and of
-    constants; keywords are constants.
+def run(
+    kernel: Any,
+    grid: tuple[int, ...],
+    warps: int,
+    device: torch.device,
+    *args: Any,
+    resident: float = HALF,
+    **constants: Any,
+) -> None:
+    """Launches on the device's current stream, with registers for such a share of a processor's threads. Arguments are
+    tensors, integers, None, and tuples of them and of constants; other keywords are constants, all that a kernel has.
 
     Triton finds out at every launch which of a kernel's compiled forms the arguments need, and takes several times as
     long for that as for the launch. Here that is found by a key of its own where the rules are known. What is set in
@@ -104,19 +127,19 @@ def run(kernel: Any, grid: tuple[int, ...], warps: int, device: torch.device, *a
     """
     if device.type != "cpu" and torch.get_device_module(device).current_device() != device.index:
         with torch.get_device_module(device).device(device):
-            run(kernel, grid, warps, device, *args, **constants)
+            run(kernel, grid, warps, device, *args, resident=resident, **constants)
         return
     if device.type != "cuda" or not _KNOWS_FORMS:
-        kernel[grid](*args, **constants, **_options_on(device, warps))
+        kernel[grid](*args, **constants, **_options_on(device, warps, resident))
         return
     values = constants.values()
-    traits: list[Any] = [kernel.fn, device, warps, *constants, *values]
+    traits: list[Any] = [kernel.fn, device, warps, resident, *constants, *values]
     _add_traits(args, traits.append)
     key = tuple(traits)
     if key in _forms:
         _forms[key][(*grid, 1, 1)](*args, *values)  # in any order: they are compiled in
         return
-    form = kernel[grid](*args, **constants, **_options_on(device, warps))
+    form = kernel[grid](*args, **constants, **_options_on(device, warps, resident))
     if isinstance(form, CompiledKernel):  # not a promise of one
         _forms[key] = form
 

@@ -5,6 +5,7 @@ Logits, mask and gradients come with any strides; what is written is contiguous.
 
 import functools
 import math
+import struct
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,11 @@ class Multiple(NamedTuple):
 def multiple(n: int) -> Multiple:
     unit = n & -n if n % 16 and n < 2**31 else 1
     return Multiple(n // unit, tl.constexpr(unit))
+
+
+def double_bits(value: float) -> int:
+    """For a kernel, which is given a number with a point in single precision otherwise; see `double`."""
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
 
 
 class Rows(NamedTuple):
@@ -137,6 +143,12 @@ def load(rows, row, category, inside, inner, OTHER: tl.constexpr):
 def value(number):
     """Of a `Multiple`."""
     return number.count * number.unit
+
+
+@triton.jit
+def double(bits):
+    """The number of `double_bits`."""
+    return tl.full((), bits, tl.int64).to(tl.float64, bitcast=True)
 
 
 @triton.jit

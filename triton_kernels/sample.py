@@ -11,18 +11,14 @@ import triton.language as tl
 from torch import Tensor
 
 from . import contract, launch, row
+from .stream import Stream, position, stream_of
 
 CHUNK = contract.CHUNK
 _MOST_CHUNKS = 128  # that a program weighs, in registers
 
-
-class Draw(NamedTuple):
-    """What makes a draw: int64 seeds, each for so many rows, an offset, and the number of the first row."""
-
-    seeds: Any
-    rows_per_seed: Any
-    offset: Any
-    row_offset: Any
+# Of a dense row, by the bytes of an element, that a program holds in registers. Of more, and of rows that are written
+# narrowly, the instructions with which many warps hold a row together cost more than to read it again, from the cache.
+_MOST_HELD_CHUNKS = {2: 2, 4: 4, 8: 8}
 
 
 class Drawn(NamedTuple):
@@ -45,13 +41,10 @@ class Chunks(NamedTuple):
 
 
 @triton.jit
-def _uniforms(draw, i, here, ONE_SEED: tl.constexpr):
-    """The uniforms of rows i, if they are here: each has its seed, and its number in that seed's stream."""
-    if ONE_SEED:
-        seed, number = tl.load(draw.seeds) + tl.zeros_like(i), i
-    else:
-        seed, number = tl.load(draw.seeds + i // draw.rows_per_seed, mask=here, other=0), i % draw.rows_per_seed
-    return contract.uniforms(seed, draw.row_offset + number, draw.offset + tl.zeros_like(i))
+def _uniforms(stream, i, here, ONE_SEED: tl.constexpr):
+    """The uniforms of rows i, if they are here."""
+    seed, number = position(stream, i, here, ONE_SEED)
+    return contract.uniforms(seed, number, stream.offset + tl.zeros_like(i))
 
 
 @triton.jit
@@ -85,7 +78,7 @@ def _store_dense(out, start, at, inside, is_drawn, probs):
 def sample_short_kernel(
     logits: row.Rows,
     mask: row.Rows,
-    draw: Draw,
+    stream: Stream,
     out: Drawn,
     rows,
     length: row.Multiple,
@@ -109,7 +102,7 @@ def sample_short_kernel(
     largest = contract.largest(value, 1)
     weight = contract.weight(value, largest[:, None])
     total = contract.integer_sum(weight, 1)
-    _, uniform = _uniforms(draw, i, i < rows, ONE_SEED)
+    _, uniform = _uniforms(stream, i, i < rows, ONE_SEED)
     index = tl.where(total > 0, contract.choose(weight, contract.scale_uniform(row.spread(uniform), total)), 0)
     tl.store(out.index + i, index.to(tl.int64), mask=i < rows)
     if out.probs is not None:
@@ -145,7 +138,7 @@ def _choose_chunk(largest, total, uniform):
 def sample_medium_kernel(
     logits: row.Rows,
     mask: row.Rows,
-    draw: Draw,
+    stream: Stream,
     out: Drawn,
     length: row.Multiple,
     inner,
@@ -164,7 +157,7 @@ def sample_medium_kernel(
     largest = contract.largest(value, 1)
     weight = contract.weight(value, largest[:, None])
     total = contract.integer_sum(weight, 1)
-    uniform, element_uniform = _uniforms(draw, i, i >= 0, ONE_SEED)
+    uniform, element_uniform = _uniforms(stream, i, i >= 0, ONE_SEED)
     chunk, row_largest, factor, row_total = _choose_chunk(largest[None, :], total[None, :], uniform)
     is_chosen = k == chunk
     chosen = tl.sum(tl.where(is_chosen[:, None], weight, 0.0), 0)
@@ -312,7 +305,7 @@ def _store_dense_chunks(
 def sample_long_kernel(
     logits: row.Rows,
     mask: row.Rows,
-    draw: Draw,
+    stream: Stream,
     out: Drawn,
     scratch: Chunks,
     count,
@@ -342,7 +335,7 @@ def sample_long_kernel(
             _store_chunks(scratch, i * count + first, last - first, chunks, CHUNKS, WITH_LOG_SUM_EXP)
     if DRAWS:
         one_row = i + tl.zeros([1], tl.int64)
-        uniform, element_uniform = _uniforms(draw, one_row, one_row >= 0, ONE_SEED)
+        uniform, element_uniform = _uniforms(stream, one_row, one_row >= 0, ONE_SEED)
         if WEIGHS:
             chosen, row_largest, _, row_total = _choose_chunk(chunks.largest[None, :], chunks.total[None, :], uniform)
             chosen, largest, total = tl.max(chosen, 0), contract.largest(row_largest, 0), tl.max(row_total, 0)
@@ -405,15 +398,13 @@ def _launch(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_
     if rows == 0:
         return
     inner, (logits_rows, mask_rows) = row.rows_of(logits.shape, logits, mask)
-    seeds = seed.contiguous()
-    operands = (logits_rows, mask_rows, Draw(seeds, rows // seeds.numel(), offset, row_offset), out)
-    one_seed = {"ONE_SEED": seeds.numel() == 1}
+    stream, is_one = stream_of(seed, rows, offset, row_offset)
+    operands = (logits_rows, mask_rows, stream, out)
+    one_seed = {"ONE_SEED": is_one}
     chunks = launch.cdiv(categories, contract.CHUNK.value)
     tile = launch.tile(categories, launch.elements_per_thread("draw", categories, logits.dtype))
-    # An index needs nothing of the row again but the chosen chunk. And where elements have two bytes, or are accessed
-    # narrowly, the instructions with which many warps hold a row together cost more than to read it again, from the
-    # cache.
-    may_read_again = out.probs is None or (chunks > 2 and logits.element_size() == 2) or _is_narrow(out.probs)
+    # An index needs nothing of the row again but the chosen chunk.
+    may_read_again = out.probs is None or chunks > _MOST_HELD_CHUNKS[logits.element_size()] or _is_narrow(out.probs)
     length = row.multiple(categories)
     if tile is None or may_read_again:
         _launch_long(operands, rows, length, chunks, inner, one_seed, device)

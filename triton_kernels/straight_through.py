@@ -9,9 +9,9 @@ from .backward import Estimator, backward
 
 
 @triton.jit
-def _gradient(at, row, inverse_tau):
+def gradient(at, row, inverse_tau):
     """p (g - <p, g>) / tau + pi (h - <pi, h>)."""
     return at.p * (at.g - row.p_g) * inverse_tau + at.pi * (at.h - row.pi_h)
 
 
-straight_through_backward = functools.partial(backward, Estimator(_gradient))
+straight_through_backward = functools.partial(backward, Estimator(gradient))

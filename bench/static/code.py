@@ -72,8 +72,11 @@ def _bytes(loop: Loop, operation: str) -> int:
 
 def _trips(loop: Loop, launch: Launch) -> float:
     """How often a thread goes through a loop over the row: as often as its loads have to be repeated to have read that
-    part of the row that the program reads.
+    part of the row that the program reads; once for each chosen expert where those are looped over.
     """
+    named = _named(launch)
+    if "k" in named:
+        return float(named["k"])
     elements = [tensor.element_size() for tensor in row_tensors(launch)]
     per_element = sum(elements)
     threads = 32 * launch.warps
@@ -86,9 +89,13 @@ def row_tensors(launch: Launch) -> list[Any]:
     return [value.data for value in rows if hasattr(value, "category_stride") and value.data is not None]
 
 
+def _named(launch: Launch) -> dict[str, Any]:
+    return dict(zip(launch.kernel.arg_names, launch.arguments, strict=False))
+
+
 def _length(launch: Launch) -> int:
     """Positions of its row that a program reads in a loop."""
-    named = dict(zip(launch.kernel.arg_names, launch.arguments, strict=False))
+    named = _named(launch)
     length = named["length"]
     categories = length.count * length.unit.value
     if "part_size" in named:

@@ -27,6 +27,7 @@ class Launch:
     warps: int
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
+    resident: float  # the share of a processor's threads that there are registers for
 
     @property
     def name(self) -> str:
@@ -51,7 +52,8 @@ class Launch:
 
         gpu = GPUTarget("hip", target, WAVEFRONT) if target == AMD else GPUTarget("cuda", target, WARP)
         backend = make_backend(gpu)
-        options = triton_kernels_launch().options(self.warps, None if target == AMD else resident_threads(target))
+        threads = None if target == AMD else resident_threads(target)
+        options = triton_kernels_launch().options(self.warps, threads, self.resident)
         bind = create_function_from_signature(self.kernel.signature, self.kernel.params, backend)
         given = bind(*self.arguments, **self.constants, **options)
         parsed, signature, constants, attributes = self.kernel._pack_args(backend, options, *given)
@@ -80,8 +82,16 @@ def intercepted(on_launch: Callable[[Launch], None], processors: int | None = No
     """
     launch = triton_kernels_launch()
 
-    def run(kernel: Any, grid: tuple[int, ...], warps: int, device: Any, *arguments: Any, **constants: Any) -> None:
-        on_launch(Launch(kernel, grid, warps, arguments, constants))
+    def run(
+        kernel: Any,
+        grid: tuple[int, ...],
+        warps: int,
+        device: Any,
+        *arguments: Any,
+        resident: float = launch.HALF,
+        **constants: Any,
+    ) -> None:
+        on_launch(Launch(kernel, grid, warps, arguments, constants, resident))
 
     with mock.patch.multiple(launch, run=run, processors=lambda device: processors):
         if processors is None:

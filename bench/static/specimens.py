@@ -7,12 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cases import MAX_CATEGORIES
 from . import launches
 from .cuda import launches as launches_of_cuda
 from .cuda.build import Build
 from .launches import Launch
 
 CHUNK = 1024  # elements of a row that are weighed together; one of these chunks is drawn first
+
+NOISY = ("gumbel_rao_backward",)  # backwards that take the stream of the draw
+
+ROUTED = 2  # experts of a token
+MOST_EXPERTS = 1024
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -25,11 +31,28 @@ def _sample_dense(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed:
     return ops.sample_dense(x, seed, None, 3, 0)
 
 
-def _backward(name: str, *, tempered: bool = False, both: bool = False) -> Callable[..., object]:
+def _backward(name: str, *own: object, tempered: bool = False, both: bool = False) -> Callable[..., object]:
     def launch(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
         g = torch.empty_like(x)
         h = torch.empty_like(x) if both else None
-        return getattr(ops, name)(g, h, x, index, log_sum_exp, None, tau if tempered else None)
+        stream = (seed, 3, 0) if name in NOISY else ()
+        return getattr(ops, name)(g, h, x, index, log_sum_exp, None, tau if tempered else None, *stream, *own)
+
+    return launch
+
+
+def _router(name: str, *settings: object, draws: bool = False) -> Callable[..., object]:
+    def launch(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+        return getattr(ops, name)(x, *((seed, None, 3, 0) if draws else ()), *settings)
+
+    return launch
+
+
+def _router_backward(name: str, *settings: object, drew: bool = False) -> Callable[..., object]:
+    def launch(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+        chosen = index[:, None].expand(-1, ROUTED)
+        saved = (log_sum_exp[:, None].expand(-1, ROUTED), None) if drew else ()
+        return getattr(ops, name)(torch.empty_like(x[:, :ROUTED]), x, chosen, *saved, *settings)
 
     return launch
 
@@ -41,7 +64,8 @@ class Path:
     launch: Callable[..., object]
     reads: int
     writes: int
-    reads_again: int  # where a row does not fit on the chip
+    reads_again: int = 0  # where a row does not fit on the chip
+    most_categories: int = MAX_CATEGORIES
 
 
 PATHS = {
@@ -52,6 +76,21 @@ PATHS = {
     "reinmax_backward, tau, both": Path(_backward("reinmax_backward", tempered=True, both=True), 3, 1, 3),
     "straight_through_backward": Path(_backward("straight_through_backward"), 2, 1, 2),
     "straight_through_backward, tau": Path(_backward("straight_through_backward", tempered=True), 2, 1, 2),
+    "gapped_straight_through_backward": Path(_backward("gapped_straight_through_backward", 1.0), 2, 1, 3),
+    "gapped_straight_through_backward, tau, both": Path(
+        _backward("gapped_straight_through_backward", 1.0, tempered=True, both=True), 3, 1, 4
+    ),
+    # Of loops over samples one trip is counted.
+    "gumbel_rao_backward": Path(_backward("gumbel_rao_backward", 1), 2, 1, 2),
+    "gumbel_rao_backward, tau, both": Path(_backward("gumbel_rao_backward", 100, tempered=True, both=True), 3, 1, 3),
+    "sparse_mixer": Path(_router("sparse_mixer", ROUTED, 2, 0.1, draws=True), 1, 0, most_categories=MOST_EXPERTS),
+    "sparse_mixer_backward": Path(
+        _router_backward("sparse_mixer_backward", 0.1, 1.0, drew=True), 1, 1, most_categories=MOST_EXPERTS
+    ),
+    "topk_router": Path(_router("topk_router", ROUTED, False, True), 1, 0, most_categories=MOST_EXPERTS),
+    "topk_router_backward": Path(
+        _router_backward("topk_router_backward", False, True), 1, 1, most_categories=MOST_EXPERTS
+    ),
 }
 
 
@@ -69,12 +108,20 @@ class Specimen:
         return f"{self.path} {self.rows}x{self.categories} {self.dtype_name}"
 
     @property
+    def op(self) -> str:
+        return self.path.split(",")[0]
+
+    @property
     def dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
     @property
     def elements(self) -> int:
         return self.rows * self.categories
+
+    @property
+    def is_possible(self) -> bool:
+        return self.categories <= PATHS[self.path].most_categories
 
     def call(self, ops: Any, *, zeroed: bool = False) -> object:
         """Calls an op with tensors that hold zeros, or else nothing, where none of them is read."""
@@ -120,4 +167,5 @@ def all_specimens(
     dtypes: Sequence[torch.dtype] = DTYPES, categories: Sequence[int] = (10, 64, 1024, 4096, 32768)
 ) -> list[Specimen]:
     shapes = [(8192, c) for c in categories] + [(FEW_ROWS, c) for c in categories if c > 16384]
-    return [Specimen(path, *shape, dtype) for path in PATHS for shape in shapes for dtype in dtypes]
+    every = [Specimen(path, *shape, dtype) for path in PATHS for shape in shapes for dtype in dtypes]
+    return [specimen for specimen in every if specimen.is_possible]

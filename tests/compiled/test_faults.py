@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from device_results import operands, random, seed
+from device_results import IN_PARTS, backward, operands, random, seed
 from ptx import Kind
 
 from reinmax_kernels import ops, triton_kernels
@@ -47,10 +47,14 @@ def dense(shape):
     return lambda: triton_kernels.sample_dense(logits, seed(), None, 0, 0)
 
 
-def reinmax_gradient(shape):
+def gradient(name, shape):
     logits, g = random(shape, torch.float32), random(shape, torch.float32)
     _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
-    return lambda: triton_kernels.reinmax_backward(g, None, logits, index, log_sum_exp, None, None)
+    return lambda: backward(triton_kernels, name, g, None, logits, index, log_sum_exp, None, None)
+
+
+def reinmax_gradient(shape):
+    return gradient("reinmax_backward", shape)
 
 
 @pytest.mark.parametrize(
@@ -92,3 +96,36 @@ def test_a_lane_left_out_of_a_sum_changes_the_gradient():
     sound, _ = kinds(work)
     found, _ = kinds(work, edit=lambda text: re.sub(r"(shfl\.sync\.bfly\.b32\s+%r\d+, %r\d+), 8,", r"\1, 4,", text))
     assert not torch.allclose(found, sound, atol=1e-3)
+
+
+GAPPED = {  # one instruction taken for another
+    "a gap on the other side": ("min.f32", "max.f32"),
+    "a logit that is not the largest": ("max.f32", "min.f32"),
+}
+
+
+@pytest.mark.parametrize(("shape", "processors"), [((4, 64), None), ((1, 16385), None), ((1, 16385), IN_PARTS)])
+@pytest.mark.parametrize("fault", GAPPED)
+def test_wrong_weights_change_the_gradient(fault, shape, processors):
+    work = gradient("gapped_straight_through_backward", shape)
+    sound, _ = kinds(work, processors=processors)
+    found, _ = kinds(work, processors=processors, edit=lambda text: text.replace(*GAPPED[fault]))
+    assert not torch.allclose(found, sound, rtol=0, atol=0.01 * sound.abs().max().item())
+
+
+NOISY = {  # one number taken for another
+    "a multiplier of Philox": (r"(mul\.(?:hi\.u|lo\.s)32\s+%r\d+, %r\d+), -766435501;", r"\1, -766435499;"),
+    "the bits of a uniform": (r"shr\.u32(\s+%r\d+, %r\d+), 9;", r"shr.u32\1, 10;"),
+    "the weight of the drawn category": (r"selp\.f32(\s+%r\d+), 0f3F800000,", r"selp.f32\1, 0f40000000,"),
+}
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (3, 100), (40, 2), (1, 4101)])
+@pytest.mark.parametrize("fault", NOISY)
+def test_wrong_noise_changes_the_gradient(fault, shape):
+    if shape[1] == 2 and fault not in list(NOISY)[:2]:
+        pytest.skip("of two categories the drawn one has no weight of its own")
+    work = gradient("gumbel_rao_backward", shape)
+    sound, _ = kinds(work)
+    found, _ = kinds(work, edit=lambda text: re.sub(*NOISY[fault], text))
+    assert not torch.allclose(found, sound, rtol=0, atol=0.01 * sound.abs().max().item())

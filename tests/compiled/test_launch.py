@@ -13,6 +13,8 @@ import triton.language as tl
 from reinmax_kernels.triton_kernels import launch, row
 from triton.backends.compiler import GPUTarget
 
+from bench.static.specimens import PATHS, Specimen
+
 FIRST, SECOND = torch.device("cuda:0"), torch.device("cuda:1")
 THREADS = {FIRST: 2048, SECOND: 1536}  # that a multiprocessor holds
 PROCESSORS = {FIRST: 132, SECOND: 84}
@@ -147,3 +149,26 @@ def test_launches_go_to_the_device_of_the_tensors(driver):
     assert registers == [launch.options(4, THREADS[device])["maxnreg"] for device in (FIRST, SECOND)]
     assert registers[0] != registers[1]
     assert [launch.processors(device) for device in (FIRST, SECOND, FIRST)] == [132, 84, 132]
+
+
+def test_registers_are_for_as_many_threads_as_are_to_be_resident(driver):
+    shares = launch.HALF, launch.FEW
+    for _ in range(2):
+        for device in (FIRST, SECOND):
+            for resident in shares:
+                launch.run(copy_kernel, (1,), 4, device, *ARGUMENTS["float32"], A=16, B=0, resident=resident)
+    assert [launched[0::3] for launched in driver.launches] == [(0, 1), (0, 2), (1, 3), (1, 4)] * 2
+    registers = [form.metadata.maxnreg for form in launch._forms.values()]
+    assert registers == [64, 168, 80, 168]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("categories", [2, 64, 1024, 20000])
+def test_what_kernels_are_given_is_known_to_the_key(path, categories):
+    """All of a kernel's constants, for they are handed on in any order; nothing that has no traits."""
+    specimen = Specimen(path, 4, categories)
+    if not specimen.is_possible:
+        pytest.skip("so many experts no router has")
+    for each in specimen.launches():
+        assert {parameter.name for parameter in each.kernel.params if parameter.is_constexpr} == set(each.constants)
+        launch._add_traits(each.arguments, lambda trait: None)

@@ -20,6 +20,12 @@ if not backends.triton_version.startswith(f"{COMPILER}."):
     pytest.skip(f"gates are for Triton {COMPILER}, not {backends.triton_version}", allow_module_level=True)
 
 LEAST_OCCUPANCY = 0.5
+COMPUTING = {  # kernels that make noise, of which each element costs a hundred instructions
+    "gumbel_rao_tile_kernel",
+    "gumbel_rao_of_two_kernel",
+    "gumbel_rao_sums_kernel",
+    "gumbel_rao_long_kernel",
+}
 UNEVEN = [  # rows of whole 16-byte vectors, but not of 16 elements; long rows that begin anywhere
     *(Specimen(path, 8192, 1000) for path in PATHS),
     *(Specimen(path, 8192, 9001, dtype) for path in PATHS for dtype in (torch.float32, torch.bfloat16)),
@@ -47,9 +53,10 @@ def is_core(specimen, target):
 
 
 def specimens():
-    everywhere = [*all_specimens([torch.float32, torch.bfloat16]), *UNEVEN, *LONGEST, *UNALIGNED]
-    yield from itertools.product(everywhere, TARGETS)
+    large = [specimen for specimen in [*UNEVEN, *LONGEST, *UNALIGNED] if specimen.is_possible]
+    yield from itertools.product([*all_specimens([torch.float32, torch.bfloat16]), *large], TARGETS)
     longest = [Specimen(path, 1, 2**22, torch.float16) for path in PATHS]
+    longest = [specimen for specimen in longest if specimen.is_possible]
     yield from itertools.product([*all_specimens([torch.float16, torch.float64]), *longest], [90])
 
 
@@ -71,13 +78,16 @@ def test_nothing_is_spilled(specimen, target):
 
 @pytest.mark.parametrize(("specimen", "target"), [*parameters()])
 def test_half_of_the_threads_are_resident(specimen, target):
+    """Or fewer, of what computes more than it loads."""
     if target == AMD:
         pytest.skip("occupancy is reckoned for NVIDIA's multiprocessors")
-    assert min(found.occupancy for _, found in compiled(specimen, target)) >= LEAST_OCCUPANCY
+    for launch, found in compiled(specimen, target):
+        assert found.occupancy >= launch.resident
+        assert launch.resident == LEAST_OCCUPANCY or (launch.name in COMPUTING and specimen.dtype == torch.float64)
 
 
 @pytest.mark.parametrize("categories", [2**17 + 1, 2**20 + 1, 2**23])
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", [path for path in PATHS if PATHS[path].most_categories >= 2**23])
 def test_no_program_has_more_threads_than_a_block_can_have(path, categories):
     launches = Specimen(path, 1, categories).launches()
     assert all(launch.warps <= 32 for launch in launches)
@@ -95,13 +105,17 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(specimen, target):
     if not is_aligned(specimen):
         pytest.skip("rows begin anywhere, not at multiples of 16 bytes")
     for launch, found in compiled(specimen, target):
-        if is_for_one_position(launch) or is_for_one_chunk(launch):
+        if is_for_one_position(launch) or is_for_one_chunk(launch) or launch.name in COMPUTING:
             continue
         share = threads_share(launch, specimen)
+        if share < 16:  # a thread has less of a row than that
+            continue
         assert found.wide_loaded_bytes >= share * len(row_tensors(launch))
         assert found.wide_stored_bytes >= share * written_tensors(launch)
-        # Index, log-sum-exp, seed, tau, partial sums; several rows' to a thread, or several chunks' or parts'.
-        assert narrow_accesses(found) <= 24 + 6 * (launch.constants.get("GROUP", 1) - 1)
+        # Index, log-sum-exp, seed, tau, partial sums; several rows' to a thread, or several chunks' or parts'. Of
+        # chosen experts, index and gradient in a loop that the compiler unrolls four times.
+        more = 8 if launch.name == "topk_router_backward_kernel" else 6 * (launch.constants.get("GROUP", 1) - 1)
+        assert narrow_accesses(found) <= 24 + more
 
 
 def is_for_one_position(launch):
@@ -123,10 +137,14 @@ def threads_share(launch, specimen):
 
 
 def written_tensors(launch):
+    if launch.name in ("sparse_mixer_kernel", "topk_router_kernel"):
+        return 0
     if launch.name.startswith("sample"):
         dense = launch.arguments[3].probs is not None and launch.constants.get("DRAWS", True)
         return 2 if dense else 0
-    return int(launch.constants.get("WRITES", True) or launch.constants["AWAY_FROM_DRAWN"] is not None)
+    if launch.name == "largest_logit_kernel":
+        return 0
+    return int(launch.constants.get("WRITES", True) or launch.constants.get("AWAY_FROM_DRAWN") is not None)
 
 
 # Of an element, with which an H100 stays bound by its memory: 132 multiprocessors of 128 lanes at 1.7 GHz have time for

@@ -2,13 +2,22 @@
 
 import device_traffic
 import pytest
+import torch
 
 from bench.static.code import figures
+from bench.static.specimens import Specimen
 
 from .execution import executed
 
+CASES = [
+    *device_traffic.CASES,
+    Specimen("gapped_straight_through_backward", 1, 4096, processors=None),
+    Specimen("gapped_straight_through_backward", 1, 32768, torch.bfloat16, processors=None),
+    Specimen("gapped_straight_through_backward", 1, 32768, torch.bfloat16, processors=132),
+]
 
-@pytest.mark.parametrize("specimen", device_traffic.CASES, ids=device_traffic.identify)
+
+@pytest.mark.parametrize("specimen", CASES, ids=device_traffic.identify)
 def test_rows_are_moved_no_more_than_needed(specimen):
     with executed(processors=specimen.processors) as execution:
         specimen.call(execution, zeroed=True)

@@ -7,6 +7,9 @@ from ..code import WIDE, Figures
 from ..specimens import PATHS, Specimen
 from .launches import Launch
 
+# Ops of whose loops `figures` knows how often they are gone through.
+RECKONED = ("sample", "sample_dense", "reinmax_backward", "straight_through_backward")
+
 
 def figures(specimen: Specimen, launched: Sequence[Launch], number: int, kernel: Kernel) -> Figures:
     """Of launch `number`. Which of its loops a kernel takes is decided when it runs: of those that go through a row the
