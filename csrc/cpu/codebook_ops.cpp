@@ -67,8 +67,8 @@ void multiply(const Tensor& rows, const Tensor& columns, const Tensor& product) 
 }
 
 // A tile of rows at a time, each thread its own: the gradient of their one-hot from a product with the codebook, and
-// from it, while it lies in the cache, that of the logits. Tiles are cut by their sizes alone, and none is multiplied by
-// more than one thread, so that no thread count shows.
+// from it, while it lies in the cache, that of the logits. Tiles are cut by their sizes alone, and none is multiplied
+// by more than one thread, so that no thread count shows.
 template <Backward* Kernels::* kKernel>
 Tensor backward(const Tensor& grad_vectors, const Tensor& codebook, const Tensor& logits_given,
                 const Tensor& index_given, const Tensor& log_sum_exp_given, const std::optional<Tensor>& mask,
