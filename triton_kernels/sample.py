@@ -406,7 +406,7 @@ def _launch(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_
     # An index needs nothing of the row again but the chosen chunk.
     may_read_again = out.probs is None or chunks > _MOST_HELD_CHUNKS[logits.element_size()] or _is_narrow(out.probs)
     length = row.multiple(categories)
-    if tile is None or may_read_again:
+    if tile is None or (chunks > 1 and may_read_again):
         _launch_long(operands, rows, length, chunks, inner, one_seed, device)
     elif chunks > 1:
         shape = {"CHUNKS": tile.block // contract.CHUNK.value, **one_seed}

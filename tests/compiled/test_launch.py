@@ -13,7 +13,9 @@ import triton.language as tl
 from reinmax_kernels.triton_kernels import launch, row
 from triton.backends.compiler import GPUTarget
 
+from bench.static.launches import recorded
 from bench.static.specimens import PATHS, Specimen
+from reinmax_kernels import triton_kernels
 
 FIRST, SECOND = torch.device("cuda:0"), torch.device("cuda:1")
 THREADS = {FIRST: 2048, SECOND: 1536}  # that a multiprocessor holds
@@ -172,3 +174,19 @@ def test_what_kernels_are_given_is_known_to_the_key(path, categories):
     for each in specimen.launches():
         assert {parameter.name for parameter in each.kernel.params if parameter.is_constexpr} == set(each.constants)
         launch._add_traits(each.arguments, lambda trait: None)
+
+
+@pytest.mark.parametrize("name", ["sample", "sample_dense"])
+@pytest.mark.parametrize(
+    ("categories", "kernel"),
+    [
+        (1, "sample_short_kernel"),
+        (2, "sample_short_kernel"),
+        (1024, "sample_short_kernel"),
+        (32768, "sample_long_kernel"),
+    ],
+)
+def test_rows_are_drawn_by_the_kernel_for_their_length(name, categories, kernel):
+    """Which no result tells: the one for long rows draws short ones too, and takes many times as long."""
+    launches = recorded(lambda: Specimen(name, 64, categories).call(triton_kernels), processors=132)
+    assert {launch.name for launch in launches} == {kernel}
