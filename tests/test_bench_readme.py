@@ -9,7 +9,7 @@ from bench.peers import LIMIT, OURS, PACKAGE
 
 def test_table_is_that_of_the_committed_results():
     text = readme.README.read_text()
-    assert text == readme.between_marks(text, readme.times(json.loads(readme.PUBLISHED.read_text())))
+    assert text == readme.between_marks(text, readme.published())
 
 
 def test_command_writes_between_the_marks_only(monkeypatch, tmp_path):
@@ -34,7 +34,7 @@ def test_figures():
         row(OURS, "b", seconds=0.01, ratio=1.0, of_limit=0.125),
         row(PACKAGE, "b", unavailable="why"),
     ]
-    document = json.loads(readme.PUBLISHED.read_text()) | {"rows": rows + [r | {"work": "sample"} for r in rows]}
+    document = json.loads(readme.PUBLISHED[0].read_text()) | {"rows": rows + [r | {"work": "sample"} for r in rows]}
     text = readme.times(document)
     for line in (
         f"| case | shape | {OURS}, ms | {PACKAGE} | of the limit |",
@@ -43,3 +43,15 @@ def test_figures():
         "| geometric mean |  |  | x 2 | 25% |",
     ):
         assert text.count(line) == 2
+
+
+def test_a_gpu_is_compared_with_a_copy():
+    document = json.loads(readme.PUBLISHED[0].read_text())
+    ours = {"case": "a", "rows": 4, "categories": 3, "peer": OURS, "seconds": 0.001, "ratio": 1.0}
+    shares = {"of_limit": 0.5, "of_copy": 0.75}
+    document["rows"] = [{"work": work} | ours | shares for work in ("reinmax", "sample")]
+    document["configuration"] |= {"device": "cuda", "graphs": True}
+    text = readme.times(document)
+    assert text.startswith("### On a GPU, replayed from CUDA graphs\n")
+    assert text.count(f"| case | shape | {OURS}, ms | of a copy |") == 2
+    assert text.count("| a | 4 x 3 | 1 | 75% |") == 2
