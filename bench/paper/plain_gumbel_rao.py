@@ -40,7 +40,7 @@ class _Averaged(torch.autograd.Function):
 
 def conditional_gumbel(logits: Tensor, index: Tensor, samples: int) -> Tensor:
     """Gumbel-perturbed logits [K, N, C] given that `index` [N, 1] is the largest."""
-    log_exponential = torch.empty(samples, *logits.shape).exponential_().log()
+    log_exponential = logits.new_empty(samples, *logits.shape).exponential_().log()
     where = index.expand(samples, -1, -1)
     top = logits.logsumexp(-1, keepdim=True) - log_exponential.gather(-1, where)
     return (-torch.logaddexp(log_exponential - logits, -top)).scatter(-1, where, top)
