@@ -58,9 +58,9 @@ def check_cuda(cuda, triton):
     by_case = {(row["path"], row["categories"]): row for row in cuda}
     gradient = by_case["straight_through_backward", 4096]
     assert gradient["kernel"] == "backward_medium_kernel"
-    assert gradient["warps"] * 32 * 8 == 4096
-    assert gradient["load_bits"]["128"] * 16 >= 2 * 8 * 4  # logits and gradient of a thread's eight positions
-    assert gradient["instructions_per_element"] == gradient["instructions"] / 8  # it has no loop over rows
+    assert gradient["warps"] * 32 * 16 == 4096
+    assert gradient["load_bits"]["128"] * 16 >= 2 * 16 * 4  # logits and gradient of a thread's sixteen positions
+    assert gradient["instructions_per_element"] == gradient["instructions"] / 16  # it has no loop over rows
     draw, dense = by_case["sample", 4096], by_case["sample_dense", 4096]
     assert 0 < draw["in_loops_per_element"] < dense["in_loops_per_element"] < dense["instructions_per_element"]
     assert draw["in_loops_per_element"] <= 20  # an element's share of the loop over whole chunks

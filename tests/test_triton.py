@@ -103,18 +103,6 @@ def test_chunks_that_a_row_does_not_have_weigh_nothing(parts):
     check_forward((2, 17 * 1024), torch.float32, below=200)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("categories", "dtype"), [(2**22, torch.float64), (2**23, torch.bfloat16)])
-def test_the_longest_rows(categories, dtype):
-    logits = torch.randn(1, categories).to(dtype)
-    _, probs, index, log_sum_exp = triton_kernels.sample_dense(logits, seed(), None, 3, 7)
-    expected = REFERENCE["sample_dense"](logits, seed(), None, 3, 7)
-    assert torch.equal(index, expected[2])
-    assert torch.allclose(probs, expected[1], rtol=1e-2, atol=0)
-    assert torch.allclose(log_sum_exp, expected[3], rtol=0, atol=1e-12 if dtype == torch.float64 else 2e-7)
-
-
 def test_what_is_loaded_packed():
     tensor = torch.randn(8, 4)
     inner, (rows, no_mask) = row.rows_of(tensor.shape, tensor, None)

@@ -25,7 +25,8 @@ def table_of_code(rows: Sequence[Row]) -> Table:
         "CUDA's kernels count as if they executed all that they have, for masks and for rows that are not aligned too."
     )
     table = Table(title="Machine code", caption=caption, caption_justify="left")
-    for heading in ("path", "", "shape"):
+    table.add_column("path")  # the only one that may take two lines
+    for heading in ("", "shape"):
         table.add_column(heading, no_wrap=True)
     for heading in ("regs", "spilled", *HEADINGS):
         table.add_column(heading, justify="right", no_wrap=True)
