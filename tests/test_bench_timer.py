@@ -62,6 +62,11 @@ class TestTimer:
         spread = timer.ratio([2.0, 20.0, 2.0, 20.0], [1.0, 10.0, 1.0, 10.0, 99.0])
         assert spread == timer.Spread(2.0, 2.0, 2.0)
 
+    def test_a_single_turn_is_compared_with_the_median(self):
+        # The first of our rounds stalled: it was not beside the peer's only turn, and doesn't speak for all.
+        assert timer.ratio([8.0], [10.0, 1.0, 1.0]).median == 8
+        assert timer.ratio([10.0, 1.0, 1.0], [8.0]).median == 1 / 8
+
     def test_spread(self):
         assert timer.Spread.of([5.0, 1.0, 2.0, 4.0, 3.0]) == timer.Spread(3.0, 2.0, 4.0)
         assert timer.Spread.of([7.0]) == timer.Spread(7.0, 7.0, 7.0)
