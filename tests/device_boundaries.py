@@ -94,8 +94,8 @@ def draw(device, x, uniforms, dense):
     return index.item()
 
 
-# By the kernel that serves it: the row, and whether a one-hot is wanted.
-KERNELS = {"short": ("short", False), "long": ("two chunks", False), "medium": ("two chunks", True)}
+# The row, and whether a one-hot is wanted.
+KERNELS = {"short": ("short", False), "long": ("two chunks", False), "dense": ("two chunks", True)}
 
 
 class DrawsAtBoundaries:

@@ -2,6 +2,11 @@
 that all kernels share.
 
 Beside the row, each thread loads a few scalars (seed, index, log-sum-exp, tau), which are its own to allow for.
+
+What a kernel doesn't hold on the chip it reads again, and that counts in the least, too. Of a short row, which was just
+read, caches can serve that: 8192 dense float32 rows of 2048 and 4096 categories, read twice, took Triton's kernel 68
+and 142 us on an H200 (Triton 3.6, 2026-11-26). Its three passes over memory would take 48 and 96 us at 4.2 TB/s, a
+fourth 16 and 32 us more. A kernel that held those rows and read them once took 154 and 296 us.
 """
 
 import torch

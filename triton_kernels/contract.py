@@ -144,10 +144,10 @@ def integer_sum(weight, AXIS: tl.constexpr):
 
 @triton.jit
 def chunk_weight(total, largest, row_largest):
-    """A chunk's sum of weights beside those of the others, as an integer, and the factor that brought it there."""
+    """A chunk's sum of weights beside those of the others, as an integer."""
     factor = exp2((largest - _reference_point(row_largest)) * LOG2_E, 0)
     scaled = total.to(tl.float64) * factor.to(tl.float64) + _DOUBLE_INTEGER
-    return scaled.to(tl.int64, bitcast=True) - _DOUBLE_INTEGER_BITS, factor
+    return scaled.to(tl.int64, bitcast=True) - _DOUBLE_INTEGER_BITS
 
 
 @triton.jit

@@ -219,6 +219,13 @@ def draw_value(x):
 
 
 @triton.jit
+def load_once(pointer, LANES: tl.constexpr):
+    """A number that one of LANES loads for all of a program's threads, where otherwise each warp would load it."""
+    lanes = tl.arange(0, LANES)
+    return tl.sum(tl.load(pointer + tl.zeros_like(lanes), mask=lanes == 0, other=0), 0)
+
+
+@triton.jit
 def spread(x):
     """The same values [R], one for each row, computed once instead of by each thread that has a part of the row: the
     compiler moves no computation across a gather.

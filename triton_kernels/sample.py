@@ -1,6 +1,12 @@
-"""The draw, and its dense form. A row of one chunk is held in registers, and so is a longer one that is to be written
-out, where that is cheaper than to read it again. Else it is read chunk by chunk, and then the chosen chunk once more;
-where such rows are few, several programs share each, in two launches.
+"""The draw, and its dense form. A row of one chunk is held in registers. A longer one is read chunk by chunk, then once
+more where it is to be written out, and the chosen chunk once more; where such rows are few, several programs share
+each, in two launches.
+
+Rows of 2 to 4 chunks could be held, too, by several warps together. On an H200 (Triton 3.6, float32, 2026-11-26) that
+took 154 us for 8192 dense rows of 2048 categories and 296 us for as many of 4096; to read them again takes 68 and
+142 us, where what has to be moved takes 48 and 96 us at 4.2 TB/s. The machine code says why: 146 and 152 instructions
+an element against 89 and 67, of reductions, scans and changes of layout in which all warps take part; of the other
+dtypes it says the same. What is read again of so short a row, caches can serve: its program has just read it.
 """
 
 from typing import Any, NamedTuple
@@ -11,14 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 from . import contract, launch, row
-from .stream import Stream, position, stream_of
+from .stream import Stream, position, position_of_row, stream_of
 
 CHUNK = contract.CHUNK
 _MOST_CHUNKS = 128  # that a program weighs, in registers
-
-# Of a dense row, by the bytes of an element, that a program holds in registers. Of more, and of rows that are written
-# narrowly, the instructions with which many warps hold a row together cost more than to read it again, from the cache.
-_MOST_HELD_CHUNKS = {2: 2, 4: 4, 8: 8}
 
 
 class Drawn(NamedTuple):
@@ -31,8 +33,9 @@ class Drawn(NamedTuple):
 
 
 class Chunks(NamedTuple):
-    """Of chunks of a row, or of all rows [N, chunks]: the largest logit and the sum of weights; of float64 logits whose
-    probabilities are wanted, which keep their precision, also the log-sum-exp.
+    """Of chunks of a row, or of all rows [N, chunks]: the largest logit (in memory in the logits' dtype, or else in
+    float32) and the sum of weights; of float64 logits whose probabilities are wanted, which keep their precision, also
+    the log-sum-exp.
     """
 
     largest: Any
@@ -122,60 +125,15 @@ def sample_short_kernel(
 
 
 @triton.jit
-def _choose_chunk(largest, total, uniform):
-    """Of a row's chunks [1, K]: the chosen one, the row's largest logit, the factor of each chunk, and the row's sum of
-    weights, which is 0 where it has no distribution.
+def _choose_chunk(chunks, uniform):
+    """Of a row's chunks [K]: the chosen one, the row's largest logit, and its sum of weights, which is 0 where it has
+    no distribution.
     """
-    row_largest = contract.largest(largest, 1)
-    # As a scalar: beside a [1, 1], the compiler may give each thread all K elements.
-    scaled, factor = contract.chunk_weight(total, largest, contract.largest(row_largest, 0))
-    row_total = tl.sum(scaled, 1)
-    chunk, _ = contract.first_above(contract.scannable(scaled), contract.scale_uniform(uniform, row_total))
-    return chunk, row_largest, factor, row_total
-
-
-@triton.jit
-def sample_medium_kernel(
-    logits: row.Rows,
-    mask: row.Rows,
-    stream: Stream,
-    out: Drawn,
-    length: row.Multiple,
-    inner,
-    ONE_SEED: tl.constexpr,
-    CHUNKS: tl.constexpr,
-):
-    """One row to a program, of several chunks, held in registers [CHUNKS, 1024]."""
-    categories = row.value(length)
-    first = tl.program_id(0).to(tl.int64)
-    i = first + tl.zeros([1], tl.int64)
-    k = tl.arange(0, CHUNKS)
-    j = k[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
-    inside = j < categories
-    x = row.load_logits(logits, mask, i[:, None], j, inside, inner)
-    value = row.draw_value(x)
-    largest = contract.largest(value, 1)
-    weight = contract.weight(value, largest[:, None])
-    total = contract.integer_sum(weight, 1)
-    uniform, element_uniform = _uniforms(stream, i, i >= 0, ONE_SEED)
-    chunk, row_largest, factor, row_total = _choose_chunk(largest[None, :], total[None, :], uniform)
-    is_chosen = k == chunk
-    chosen = tl.sum(tl.where(is_chosen[:, None], weight, 0.0), 0)
-    chosen_total = tl.sum(tl.where(is_chosen, total, 0), 0)
-    element = contract.choose(chosen[None, :], contract.scale_uniform(element_uniform, chosen_total))
-    index = tl.where(row_total > 0, chunk * CHUNK + element, 0)
-    tl.store(out.index + i, index.to(tl.int64))
-    if out.probs is not None:
-        if x.dtype == tl.float64:
-            of_row = _log_sum_exp_double(tl.reshape(x, [1, CHUNKS * CHUNK]), 1)
-            log_sum_exp = tl.where(row_total > 0, of_row, float("nan"))
-            probs = tl.exp(x - log_sum_exp[:, None])
-        else:
-            log_sum_exp = _log_sum_exp(row_largest, row_total)
-            scale = tl.reshape(factor / row_total.to(tl.float32)[:, None], [CHUNKS])  # 0 / 0 is NaN
-            probs = weight * scale[:, None]
-        tl.store(out.log_sum_exp + i, log_sum_exp)
-        _store_dense(out, first * categories, j, inside, j == index[:, None], probs)
+    largest = contract.largest(chunks.largest, 0)
+    weight = contract.chunk_weight(chunks.total, chunks.largest, largest)
+    total = tl.sum(weight, 0)
+    chunk, _ = contract.first_above(contract.scannable(weight[None, :]), contract.scale_uniform(uniform, total))
+    return tl.max(chunk, 0), largest, total
 
 
 @triton.jit
@@ -204,8 +162,7 @@ def _stored_weight(stored, start, k, count, row_largest):
     """Of chunks k beside those of the whole row."""
     largest = tl.load(stored.largest + start + k, mask=k < count, other=float("-inf"))
     total = tl.load(stored.total + start + k, mask=k < count, other=0)
-    scaled, _ = contract.chunk_weight(total, largest, row_largest)
-    return scaled
+    return contract.chunk_weight(total, largest.to(tl.float32), row_largest)
 
 
 @triton.jit
@@ -218,7 +175,7 @@ def _choose_stored_chunk(stored, start, count, uniform, GROUPS: tl.constexpr, GR
     for member in tl.static_range(GROUP):
         k = of_group + member
         loaded = tl.load(stored.largest + start + k, mask=k < count, other=float("-inf"))
-        largest = contract.larger_or_nan(largest, loaded)
+        largest = contract.larger_or_nan(largest, loaded.to(tl.float32))
     row_largest = contract.largest(largest, 0)
     weight = tl.zeros([GROUPS], tl.int64)
     for member in tl.static_range(GROUP):
@@ -255,7 +212,7 @@ def _stored_log_sum_exp(stored, start, count, GROUPS: tl.constexpr, GROUP: tl.co
 @triton.jit
 def _store_chunks(to, start, count, chunks, CHUNKS: tl.constexpr, WITH_LOG_SUM_EXP: tl.constexpr):
     k = tl.arange(0, CHUNKS)
-    tl.store(to.largest + start + k, chunks.largest, mask=k < count)
+    tl.store(to.largest + start + k, chunks.largest.to(to.largest.dtype.element_ty), mask=k < count)
     tl.store(to.total + start + k, chunks.total, mask=k < count)
     if WITH_LOG_SUM_EXP:
         tl.store(to.log_sum_exp + start + k, chunks.log_sum_exp, mask=k < count)
@@ -335,11 +292,12 @@ def sample_long_kernel(
             _store_chunks(scratch, i * count + first, last - first, chunks, CHUNKS, WITH_LOG_SUM_EXP)
     if DRAWS:
         one_row = i + tl.zeros([1], tl.int64)
-        uniform, element_uniform = _uniforms(stream, one_row, one_row >= 0, ONE_SEED)
         if WEIGHS:
-            chosen, row_largest, _, row_total = _choose_chunk(chunks.largest[None, :], chunks.total[None, :], uniform)
-            chosen, largest, total = tl.max(chosen, 0), contract.largest(row_largest, 0), tl.max(row_total, 0)
+            uniform, element_uniform = _uniforms(stream, one_row, one_row >= 0, ONE_SEED)
+            chosen, largest, total = _choose_chunk(chunks, uniform)
         else:
+            seed, number = position_of_row(stream, one_row, CHUNKS, ONE_SEED)
+            uniform, element_uniform = contract.uniforms(seed, number, stream.offset + tl.zeros_like(one_row))
             chosen, largest, total = _choose_stored_chunk(scratch, i * count, count, uniform, CHUNKS, GROUP)
         chunk = tl.where(total > 0, chosen, 0)
         if not WITH_LOG_SUM_EXP:
@@ -362,8 +320,8 @@ def sample_long_kernel(
                 chunk_largest = tl.max(tl.where(is_chosen, chunks.largest, float("-inf")), 0)
                 chunk_total = tl.sum(tl.where(is_chosen, chunks.total, 0), 0)
             else:
-                chunk_largest = tl.load(scratch.largest + i * count + chunk)
-                chunk_total = tl.load(scratch.total + i * count + chunk)
+                chunk_largest = row.load_once(scratch.largest + i * count + chunk, CHUNKS).to(tl.float32)
+                chunk_total = row.load_once(scratch.total + i * count + chunk, CHUNKS)
             target = contract.scale_uniform(element_uniform, chunk_total)
             target = tl.where(total > 0, target, -1)  # which all sums exceed: index 0
             index = _draw_from_chunk(logits, mask, i, chunk, chunk_largest, target, categories, inner)
@@ -402,16 +360,12 @@ def _launch(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_
     operands = (logits_rows, mask_rows, stream, out)
     one_seed = {"ONE_SEED": is_one}
     chunks = launch.cdiv(categories, contract.CHUNK.value)
-    tile = launch.tile(categories, launch.elements_per_thread("draw", categories, logits.dtype))
-    # An index needs nothing of the row again but the chosen chunk.
-    may_read_again = out.probs is None or chunks > _MOST_HELD_CHUNKS[logits.element_size()] or _is_narrow(out.probs)
     length = row.multiple(categories)
-    if tile is None or (chunks > 1 and may_read_again):
+    if chunks > 1:
         _launch_long(operands, rows, length, chunks, inner, one_seed, device)
-    elif chunks > 1:
-        shape = {"CHUNKS": tile.block // contract.CHUNK.value, **one_seed}
-        launch.run(sample_medium_kernel, (rows,), tile.warps, device, *operands, length, inner, **shape)
     else:
+        tile = launch.tile(categories, launch.elements_per_thread("draw", categories, logits.dtype))
+        assert tile is not None  # no row of one chunk is too long
         packed = row.are_packed(categories, mask_rows, logits_rows)
         shape = {"ROWS": tile.rows, "BLOCK": tile.block, "PACKED": packed, **one_seed}
         grid = (launch.cdiv(rows, tile.rows),)
@@ -440,7 +394,8 @@ def _launch_long(
         return torch.empty((rows, count) if parts > 1 else 0, dtype=dtype, device=device)
 
     log_sum_exp = scratch(torch.float64) if is_double and is_dense else None
-    chunks = Chunks(scratch(torch.float32), scratch(torch.int64), log_sum_exp)
+    largest = scratch(torch.float32 if is_double else logits.data.dtype)
+    chunks = Chunks(largest, scratch(torch.int64), log_sum_exp)
 
     def run(weighs: bool, draws: bool, per_part: int, held: int, warps: int, block: int = contract.CHUNK.value) -> None:
         held = launch.next_power_of_2(held)

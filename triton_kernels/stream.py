@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import row
+
 
 class Stream(NamedTuple):
     """int64 seeds, each for so many rows, or None where nothing is drawn; an offset; the number of the first row."""
@@ -34,3 +36,13 @@ def position(stream, i, here, ONE_SEED: tl.constexpr):
         seed = tl.load(stream.seeds + i // stream.rows_per_seed, mask=here, other=0)
         number = i % stream.rows_per_seed
     return seed, stream.row_offset + number
+
+
+@triton.jit
+def position_of_row(stream, i, LANES: tl.constexpr, ONE_SEED: tl.constexpr):
+    """The same for one row i, the seed by `row.load_once`."""
+    if ONE_SEED:
+        group, number = 0, i
+    else:
+        group, number = i // stream.rows_per_seed, i % stream.rows_per_seed
+    return row.load_once(stream.seeds + group, LANES), stream.row_offset + number

@@ -49,7 +49,7 @@ OF_CHUNKS = {"step 6 rounds twice": rounded_twice(6), "chunk weights contracted"
     ("kernel", "fault"),
     [
         *(("short", fault) for fault in FAULTS),
-        *((kernel, fault) for kernel in ("long", "medium") for fault in OF_CHUNKS),
+        *((kernel, fault) for kernel in ("long", "dense") for fault in OF_CHUNKS),
     ],
 )
 def test_a_wrong_rounding_changes_draws_at_boundaries(executed, kernel, fault, monkeypatch):

@@ -66,7 +66,7 @@ def reinmax_gradient(shape):
         (reinmax_gradient((1, 1001)), 0),
         (reinmax_gradient((1, 16385)), -2),
     ],
-    ids=["short", "medium", "medium, the last", "tile", "long"],
+    ids=["short", "dense", "dense, the last", "tile", "long"],
 )
 def test_a_missing_barrier_is_a_race(work, number):
     assert not kinds(work)[1]

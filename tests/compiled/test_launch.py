@@ -183,6 +183,7 @@ def test_what_kernels_are_given_is_known_to_the_key(path, categories):
         (1, "sample_short_kernel"),
         (2, "sample_short_kernel"),
         (1024, "sample_short_kernel"),
+        (1025, "sample_long_kernel"),
         (32768, "sample_long_kernel"),
     ],
 )

@@ -130,9 +130,7 @@ def is_for_one_chunk(launch):
 
 def threads_share(launch, specimen):
     """Bytes of one tensor that a thread moves of each block, the least of what a launch reads at a time."""
-    block = launch.constants.get("BLOCK", 1024) * launch.constants.get("ROWS", 1) * launch.constants.get("CHUNKS", 1)
-    if launch.name == "sample_long_kernel":
-        block = launch.constants["BLOCK"]
+    block = launch.constants["BLOCK"] * launch.constants.get("ROWS", 1)
     return block // (32 * launch.warps) * specimen.dtype.itemsize
 
 

