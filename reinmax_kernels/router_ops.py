@@ -33,9 +33,12 @@ def _backward_shape(_grad_weight: Tensor, logits: Tensor, *_: Any) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
+def _expert_counts_shape(index: Tensor, num_experts: int) -> Tensor:
+    return index.new_empty((*index.shape[:-1], num_experts))
+
+
 def _dispatch_plan_shape(index: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
-    counts = index.new_empty((*index.shape[:-1], num_experts))
-    return counts, index.new_empty(index.shape), index.new_empty(index.shape)
+    return _expert_counts_shape(index, num_experts), index.new_empty(index.shape), index.new_empty(index.shape)
 
 
 # vmap rules: the batch becomes the leading dimension of the tokens.
@@ -99,6 +102,7 @@ TABLE = {
         _dispatch_plan_shape,
         _tensors_first,
     ),
+    "expert_counts": Op("(Tensor index, SymInt num_experts) -> Tensor", _expert_counts_shape, _tensors_first),
 }
 
 OPS = {overload: {name: declare(name, op, overload) for name, op in TABLE.items()} for overload in OVERLOADS}
