@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.autograd.function import once_differentiable
 
-from .ops import OVERLOADS, Op, batch_first, declare, mask_batch_first
+from .ops import OVERLOADS, Op, batch_first, declare, mask_batch_first, seeds_of_entries
 
 # Shape functions.
 
@@ -59,7 +59,7 @@ def _sparse_mixer_vmap(op: OpOverload) -> Callable[..., Any]:
     def rule(info: Any, in_dims: Any, logits: Tensor, seed: Any, mask: Any, *settings: Any) -> Any:
         logits = batch_first(logits, in_dims[0], info.batch_size)
         if seed is not None:  # each entry has its own
-            seed = batch_first(seed, in_dims[1], info.batch_size).reshape(-1)
+            seed = seeds_of_entries(seed, in_dims[1], info.batch_size)
         return op(logits, seed, mask_batch_first(mask, in_dims[2], logits.ndim), *settings), (0, 0, 0)
 
     return rule

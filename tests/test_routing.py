@@ -326,6 +326,16 @@ def test_vmap(backend, in_dim):
     close(ours[2], expected[2].movedim(0, in_dim), 1e-6)
 
 
+def test_vmap_over_nothing_gives_nothing(backend):
+    logits = torch.randn(0, 5, 8, requires_grad=True)
+    index, weight = torch.func.vmap(lambda x: routing.topk_router(x, 2))(logits)
+    assert index.shape == weight.shape == (0, 5, 2)
+    (grad,) = torch.autograd.grad(weight.sum(), logits)
+    assert grad.shape == logits.shape
+    plan = torch.func.vmap(lambda i: routing.dispatch_plan(i, 8))(index)
+    assert [tensor.shape for tensor in plan] == [(0, 8), (0, 10), (0, 10)]
+
+
 def test_autocast_keeps_the_dtype_that_comes_in(backend):
     linear = torch.nn.Linear(5, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
