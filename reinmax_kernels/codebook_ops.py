@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.autograd.function import once_differentiable
 
-from .ops import OVERLOADS, Op, batch_first, declare, mask_batch_first
+from .ops import OVERLOADS, Op, batch_first, declare, mask_batch_first, seeds_of_entries
 
 # Shape functions.
 
@@ -30,11 +30,22 @@ def _gradient_shape(grad_vectors: Tensor, _index: Tensor, codes: int) -> Tensor:
 # vmap rules: the batch becomes the leading dimension of the rows, unless each entry has a codebook of its own.
 
 
-def _one_by_one(op: OpOverload, info: Any, in_dims: Any, args: Any) -> Any:
-    def entry(i: int) -> Any:
-        return op(*(t if dim is None else t.select(dim, i) for t, dim in zip(args, in_dims, strict=True)))
+def _one_by_one(op: OpOverload, shape: Callable[..., Any], info: Any, in_dims: Any, args: Any) -> Any:
+    """`shape` tells what is returned where there is no entry."""
 
-    outputs = [entry(i) for i in range(info.batch_size)]
+    def of_entry(i: int) -> Any:
+        return [t if dim is None else t.select(dim, i) for t, dim in zip(args, in_dims, strict=True)]
+
+    def like_an_entry(t: Tensor, dim: int) -> Tensor:
+        return t.new_empty([size for at, size in enumerate(t.shape) if at != dim % t.ndim])
+
+    if info.batch_size == 0:
+        pairs = zip(args, in_dims, strict=True)
+        outputs = shape(*(t if dim is None else like_an_entry(t, dim) for t, dim in pairs))
+        if isinstance(outputs, Tensor):
+            return outputs.new_empty((0, *outputs.shape)), 0
+        return tuple(t.new_empty((0, *t.shape)) for t in outputs), (0,) * len(outputs)
+    outputs = [op(*of_entry(i)) for i in range(info.batch_size)]
     if isinstance(outputs[0], Tensor):
         return torch.stack(outputs), 0
     return tuple(map(torch.stack, zip(*outputs, strict=True))), (0,) * len(outputs[0])
@@ -43,10 +54,10 @@ def _one_by_one(op: OpOverload, info: Any, in_dims: Any, args: Any) -> Any:
 def _lookup_vmap(op: OpOverload) -> Callable[..., Any]:
     def rule(info: Any, in_dims: Any, *args: Any) -> Any:
         if in_dims[1] is not None:
-            return _one_by_one(op, info, in_dims, args)
+            return _one_by_one(op, _lookup_shape, info, in_dims, args)
         logits, codebook, seed, mask, *offsets = args
         logits = batch_first(logits, in_dims[0], info.batch_size)
-        seed = batch_first(seed, in_dims[2], info.batch_size).reshape(-1)
+        seed = seeds_of_entries(seed, in_dims[2], info.batch_size)
         return op(logits, codebook, seed, mask_batch_first(mask, in_dims[3], logits.ndim), *offsets), (0, 0, 0)
 
     return rule
@@ -57,7 +68,7 @@ def _backward_vmap(op: OpOverload) -> Callable[..., Any]:
         if in_dims[6] is not None:
             raise ValueError("tau: expected the same value for the whole batch of a vmap, got one for each entry")
         if in_dims[1] is not None:
-            return _one_by_one(op, info, in_dims, args)
+            return _one_by_one(op, _backward_shape, info, in_dims, args)
         grad_vectors, logits, index, log_sum_exp = (
             batch_first(args[i], in_dims[i], info.batch_size) for i in (0, 2, 3, 4)
         )
@@ -68,7 +79,7 @@ def _backward_vmap(op: OpOverload) -> Callable[..., Any]:
 
 
 def _gradient_vmap(op: OpOverload) -> Callable[..., Any]:
-    return lambda info, in_dims, *args: _one_by_one(op, info, in_dims, args)
+    return lambda info, in_dims, *args: _one_by_one(op, _gradient_shape, info, in_dims, args)
 
 
 _BACKWARD = Op(

@@ -49,6 +49,14 @@ def batch_first(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
     return tensor.expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
+def seeds_of_entries(seed: Tensor, dim: int | None, batch: int) -> Tensor:
+    """Those of all entries in turn. Without entries there are no rows, for which any one seed does."""
+    if batch == 0:
+        return seed.new_zeros(1)
+    seeds = batch_first(seed, dim, batch)
+    return seeds.reshape(seeds.numel())  # and not -1, which is ambiguous inside a vmap over nothing
+
+
 def mask_batch_first(mask: Tensor | None, dim: int | None, logits_ndim: int) -> Tensor | None:
     """An unbatched mask broadcasts as it is; a batched one needs its batch dimension where the logits have theirs."""
     if mask is None or dim is None:
@@ -60,7 +68,7 @@ def mask_batch_first(mask: Tensor | None, dim: int | None, logits_ndim: int) -> 
 def _draw_vmap(op: OpOverload) -> Callable[..., Any]:
     def rule(info: Any, in_dims: Any, logits: Tensor, seed: Tensor, mask: Any, offset: int, row_offset: int) -> Any:
         logits = batch_first(logits, in_dims[0], info.batch_size)
-        seed = batch_first(seed, in_dims[1], info.batch_size).reshape(-1)
+        seed = seeds_of_entries(seed, in_dims[1], info.batch_size)
         outputs = op(logits, seed, mask_batch_first(mask, in_dims[2], logits.ndim), offset, row_offset)
         return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
 
@@ -82,8 +90,11 @@ def _backward_vmap(op: OpOverload, state: int) -> Callable[..., Any]:
             raise ValueError("tau: expected the same value for the whole batch of a vmap, got one for each entry")
         rows = tensors_first(args[:mask_at], in_dims[:mask_at])
         mask = mask_batch_first(mask, mask_dim, rows[2].ndim)
-        own = tensors_first(args[mask_at + 2 :], in_dims[mask_at + 2 :])
-        return op(*rows, mask, tau, *(value.flatten() if isinstance(value, Tensor) else value for value in own)), 0
+        own = [
+            seeds_of_entries(value, dim, info.batch_size) if isinstance(value, Tensor) else value
+            for value, dim in zip(args[mask_at + 2 :], in_dims[mask_at + 2 :], strict=True)
+        ]
+        return op(*rows, mask, tau, *own), 0
 
     return rule
 

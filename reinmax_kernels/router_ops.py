@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.autograd.function import once_differentiable
 
-from .ops import OVERLOADS, Op, batch_first, declare, mask_batch_first
+from .ops import OVERLOADS, Op, batch_first, declare, mask_batch_first, seeds_of_entries
 
 # Shape functions.
 
@@ -33,9 +33,12 @@ def _backward_shape(_grad_weight: Tensor, logits: Tensor, *_: Any) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
+def _expert_counts_shape(index: Tensor, num_experts: int) -> Tensor:
+    return index.new_empty((*index.shape[:-1], num_experts))
+
+
 def _dispatch_plan_shape(index: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
-    counts = index.new_empty((*index.shape[:-1], num_experts))
-    return counts, index.new_empty(index.shape), index.new_empty(index.shape)
+    return _expert_counts_shape(index, num_experts), index.new_empty(index.shape), index.new_empty(index.shape)
 
 
 # vmap rules: the batch becomes the leading dimension of the tokens.
@@ -56,7 +59,7 @@ def _sparse_mixer_vmap(op: OpOverload) -> Callable[..., Any]:
     def rule(info: Any, in_dims: Any, logits: Tensor, seed: Any, mask: Any, *settings: Any) -> Any:
         logits = batch_first(logits, in_dims[0], info.batch_size)
         if seed is not None:  # each entry has its own
-            seed = batch_first(seed, in_dims[1], info.batch_size).reshape(-1)
+            seed = seeds_of_entries(seed, in_dims[1], info.batch_size)
         return op(logits, seed, mask_batch_first(mask, in_dims[2], logits.ndim), *settings), (0, 0, 0)
 
     return rule
@@ -99,6 +102,7 @@ TABLE = {
         _dispatch_plan_shape,
         _tensors_first,
     ),
+    "expert_counts": Op("(Tensor index, SymInt num_experts) -> Tensor", _expert_counts_shape, _tensors_first),
 }
 
 OPS = {overload: {name: declare(name, op, overload) for name, op in TABLE.items()} for overload in OVERLOADS}

@@ -1,5 +1,7 @@
 """Routers for mixture-of-experts layers: which experts a token goes to, and with what weight."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -152,7 +154,8 @@ def load_balance_loss(probs: Tensor, index: Tensor) -> Tensor:
 
     Raises:
         TypeError: `probs` no floating-point tensor, `index` not int64.
-        ValueError: the tokens differ in shape; different devices; on the CPU, an index outside of [0, E).
+        ValueError: the tokens differ in shape; different devices; on the CPU, an index outside of [0, E) (on a GPU no
+            expert counts it, unless REINMAX_KERNELS_CHECK=1 is set).
 
     Source: Fedus et al., "Switch Transformers", JMLR 2022, equation 4.
     Differs from it: for k > 1 f is the share of all k assignments, so that it sums to 1 for every k.
@@ -165,7 +168,7 @@ def load_balance_loss(probs: Tensor, index: Tensor) -> Tensor:
         tokens = ", ".join(map(str, probs.shape[:-1]))
         raise ValueError(f"index: expected shape ({tokens}, k) for these probabilities, got {tuple(index.shape)}")
     experts = probs.shape[-1]
-    counts, _, _ = dispatch_plan(index, experts)
+    counts: Tensor = _routed("expert_counts", index, experts)
     values = probs.to(accumulate_dtype(probs.dtype)).reshape(-1, experts)
     share = counts.to(values.dtype) / max(index.numel(), 1)
     return experts * (share * values.sum(0)).sum() / max(len(values), 1)
@@ -211,15 +214,20 @@ def dispatch_plan(index: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tens
 
     Raises:
         TypeError: `index` not int64, `num_experts` no integer.
-        ValueError: `num_experts` < 1; on the CPU, an index out of range (the first such position is named; on a GPU it
-            is an assertion of the device, unless REINMAX_KERNELS_CHECK=1 is set).
+        ValueError: `num_experts` < 1; on the CPU, an index out of range (the first such position is named; on a GPU
+            such assignments come last, in their order, and no expert counts them, unless REINMAX_KERNELS_CHECK=1 is
+            set).
 
     Source: a counting sort; Gale et al., "MegaBlocks", MLSys 2023, sorts the same assignments by radix.
     Differs from it: nowhere in value.
     """
+    counts, order, inverse = _routed("dispatch_plan", index, num_experts)
+    return counts, order, inverse
+
+
+def _routed(name: str, index: Tensor, num_experts: int) -> Any:
+    """What an op makes of the flattened assignments."""
     flat = rows.expert_index(index, num_experts).flatten()
     if backends.CHECKS:
         rows.require_experts(flat, int(num_experts))
-    op = router_ops.OPS[backends.overload(index.device)]["dispatch_plan"]
-    counts, order, inverse = op(flat, int(num_experts))
-    return counts, order, inverse
+    return router_ops.OPS[backends.overload(index.device)][name](flat, int(num_experts))

@@ -156,3 +156,60 @@ class TopkRouter:
             index, weight = device.topk_router(torch.randn(0, 5), 2, False, True)
             grad = device.topk_router_backward(weight, torch.randn(0, 5), index, False, True)
         assert (index.shape, weight.shape, grad.shape) == ((0, 2), (0, 2), (0, 5))
+
+
+def assignments(shape, experts, chosen="drawn"):
+    """Lists of experts: drawn, all the same, or in falling order, which a sort has to turn round."""
+    if chosen == "drawn":
+        return torch.randint(experts, shape)
+    if chosen == "the same":
+        return torch.full(shape, experts - 1)
+    return torch.arange(shape[-1]).flip(0).remainder(experts).expand(shape)
+
+
+class DispatchPlan:
+    @pytest.mark.parametrize(
+        ("shape", "experts", "chosen"),
+        [
+            ((1,), 1, "drawn"),
+            ((31,), 2, "drawn"),
+            ((33,), 5, "falling"),
+            ((130,), 3, "the same"),
+            ((300,), 8, "drawn"),
+            ((300,), 8, "falling"),
+            ((555,), 256, "drawn"),  # as many as are looked at at a time, and with those that are none one more
+            ((1100,), 1030, "drawn"),  # more than a router has
+            ((3, 100), 9, "drawn"),
+            ((2, 3, 37), 12, "falling"),
+        ],
+    )
+    def test_plan_and_counts(self, executed, shape, experts, chosen):
+        self.check(executed, assignments(shape, experts, chosen), experts)
+
+    def check(self, executed, index, experts, **device_options):
+        """What is no expert is one more for the reference, behind the others."""
+        known = torch.where((index >= 0) & (index < experts), index, experts)
+        counts, order, inverse = REFERENCE["dispatch_plan"](known, experts + 1)
+        counts = counts[..., :experts]
+        with executed(**device_options) as device:
+            found = device.dispatch_plan(index, experts)
+            assert torch.equal(device.expert_counts(index, experts), counts)
+        for ours, expected in zip(found, (counts, order, inverse), strict=True):
+            assert ours.dtype == torch.int64
+            assert torch.equal(ours, expected)
+
+    @pytest.mark.parametrize("experts", [1, 300])
+    def test_what_is_no_expert_comes_last_and_is_written_nowhere_else(self, executed, experts):
+        index = torch.randint(experts, (2, 80))
+        index[0, ::5] = torch.tensor([-1, experts, 2**31, 2**32, 2**40 + 1, -(2**63), 2**63 - 1, -7]).repeat(2)
+        index[1] = -1
+        self.check(executed, index, experts)
+
+    @pytest.mark.parametrize("length", [64, 66, 67])
+    def test_strides(self, executed, length):
+        self.check(executed, torch.randint(9, (length, 2)).T, 9)
+        self.check(executed, torch.randint(9, (length + 1,))[1:], 9)
+
+    @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 5)])
+    def test_no_assignments(self, executed, shape):
+        self.check(executed, torch.zeros(shape, dtype=torch.int64), 4)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import cuda_toolkit
 from bench.__main__ import main
@@ -39,6 +40,12 @@ def test_the_slower_of_memory_and_instructions():
 )
 def test_least_bytes(path, on_chip, passes, state):
     assert Specimen(path, 3, 1000).least_bytes(on_chip) == 3 * (4000 * passes + state)
+
+
+def test_least_bytes_of_a_plan():
+    """Two assignments a row, read twice; order and inverse."""
+    for experts, dtype in ((8, torch.float32), (64, torch.bfloat16)):
+        assert Specimen("dispatch_plan", 5, experts, dtype).least_bytes(False) == 5 * 2 * 8 * 4
 
 
 def has_nvcc():

@@ -455,6 +455,15 @@ def test_randomness_of_vmap(backend, name):
         torch.func.vmap(draw)(logits)
 
 
+@pytest.mark.parametrize("randomness", ["different", "same"])
+def test_vmap_over_nothing_gives_nothing(backend, name, randomness):
+    logits = torch.randn(0, 7, requires_grad=True)
+    bits, probs = torch.func.vmap(lambda x: bernoulli(x, name), randomness=randomness)(logits)
+    assert bits.shape == probs.shape == (0, 7)
+    (grad,) = torch.autograd.grad(bits.sum() + probs.sum(), logits)
+    assert grad.shape == (0, 7)
+
+
 def test_grad_inside_vmap(backend, name):
     logits, weight, seeds, mask = torch.randn(4, 7), torch.randn(7), torch.arange(4), torch.rand(4, 7) < 0.7
 

@@ -335,6 +335,20 @@ def test_vmap(backend, name, codebooks, masked):
     close(ours, tuple(map(torch.stack, zip(*one_by_one, strict=True))))
 
 
+@pytest.mark.parametrize("codebooks", ["shared", "each its own"])
+def test_vmap_over_nothing_gives_nothing(backend, name, codebooks):
+    def lookup(x, codes):
+        return codebook_lookup(x, codes, estimator=name)
+
+    shape, dim = ((7, 3), None) if codebooks == "shared" else ((7, 0, 3), 1)
+    logits, codebook = double(0, 5, 7).requires_grad_(), double(*shape).requires_grad_()
+    vectors, index = torch.func.vmap(lookup, (0, dim), randomness="different")(logits, codebook)
+    assert (vectors.shape, index.shape, index.dtype) == ((0, 5, 3), (0, 5), torch.int64)
+    grads = torch.autograd.grad(vectors.sum(), (logits, codebook))
+    assert [grad.shape for grad in grads] == [logits.shape, shape]
+    assert grads[1].eq(0).all()
+
+
 def test_a_codebook_that_all_entries_of_a_vmap_share_gets_the_sum(backend, name):
     logits, codebook = double(4, 5, 7), double(7, 3).requires_grad_()
     vectors, index = torch.func.vmap(lambda x, s: codebook_lookup(x, codebook, estimator=name, seed=s))(

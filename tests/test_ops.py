@@ -373,6 +373,24 @@ def test_vmap_same_draws_one_sample_for_all(backend, estimator):
         assert (drawn == drawn[0]).all()
 
 
+@pytest.mark.parametrize("randomness", ["different", "same"])
+@pytest.mark.parametrize("in_dim", [0, 2])
+def test_vmap_over_nothing_gives_nothing(backend, estimator, in_dim, randomness):
+    logits = torch.randn(0, 5, 9, requires_grad=True)
+    moved, seeds = logits.movedim(0, in_dim), torch.zeros(0, dtype=torch.int64)
+    index = torch.func.vmap(sample, in_dim, randomness=randomness)(moved)
+    drawn = torch.func.vmap(estimator, in_dim, randomness=randomness)(moved)
+    seeded = torch.func.vmap(lambda x, s: estimator(x, seed=s), (in_dim, 0))(moved, seeds)
+    nested = torch.func.vmap(torch.func.vmap(estimator, randomness=randomness), in_dim, randomness=randomness)(moved)
+    assert (index.shape, index.dtype) == ((0, 5), torch.int64)
+    assert {each.shape for each in (*drawn, *seeded, *nested)} == {logits.shape}
+    for one_hot, probs in (drawn, seeded, nested):
+        (grad,) = torch.autograd.grad((one_hot.sum(), probs.sum()), logits)
+        assert grad.shape == logits.shape
+    inside = torch.func.vmap(torch.func.grad(lambda x: (estimator(x, seed=1)[0] * x).sum(dim=(0, 1))), in_dim)(moved)
+    assert inside.shape == logits.shape
+
+
 def test_vmap_error_refuses_to_draw(backend, estimator):
     with pytest.raises(RuntimeError, match="randomness"):
         torch.func.vmap(lambda x: estimator(x)[0])(torch.zeros(3, 4))

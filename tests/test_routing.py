@@ -162,6 +162,24 @@ def test_the_plan_sorts_stably(backend, threads, shape, experts):
     assert {t.dtype for t in (counts, order, inverse)} == {torch.int64}
 
 
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (9,), (40_000,), (2, 3, 20_000)])
+def test_experts_are_counted(overload, threads, shape):
+    index = torch.randint(7, shape)
+    counts = router_ops.OPS[overload]["expert_counts"](index, 7)
+    assert counts.dtype == torch.int64
+    assert torch.equal(counts, torch.nn.functional.one_hot(index, 7).sum(-2))
+
+
+def test_where_it_is_not_an_error_the_reference_sorts_what_is_no_expert_behind_all_others():
+    """As on a GPU."""
+    index = torch.tensor([-1, 1, 4, 0, 2**40, 1])
+    with mock.patch("reinmax_kernels.rows.require_experts"):
+        counts, order, inverse = router_ops.OPS["reference"]["dispatch_plan"](index, 2)
+    assert counts.tolist() == [1, 2]
+    assert order.tolist() == [3, 1, 5, 0, 2, 4]
+    assert torch.equal(order[inverse], torch.arange(6))
+
+
 def test_the_plan_moves_tokens_to_their_experts_and_back(backend):
     tokens, experts = torch.randn(60, 5), torch.randn(8, 5)
     index, weight = routing.topk_router(torch.randn(60, 8), 2)
@@ -268,7 +286,8 @@ def test_opcheck_of_the_router(overload, layout, score, normalize):
 @pytest.mark.parametrize("overload", router_ops.OVERLOADS)
 @pytest.mark.parametrize("shape", [(12,), (3, 4)])
 def test_opcheck_of_the_plan(overload, shape):
-    torch.library.opcheck(router_ops.OPS[overload]["dispatch_plan"], (torch.randint(5, shape), 5))
+    for op in ("dispatch_plan", "expert_counts"):
+        torch.library.opcheck(router_ops.OPS[overload][op], (torch.randint(5, shape), 5))
 
 
 def layer(logits):
@@ -305,6 +324,16 @@ def test_vmap(backend, in_dim):
     close(ours[0], expected[0], 0)
     close(ours[1], expected[1], 1e-6)
     close(ours[2], expected[2].movedim(0, in_dim), 1e-6)
+
+
+def test_vmap_over_nothing_gives_nothing(backend):
+    logits = torch.randn(0, 5, 8, requires_grad=True)
+    index, weight = torch.func.vmap(lambda x: routing.topk_router(x, 2))(logits)
+    assert index.shape == weight.shape == (0, 5, 2)
+    (grad,) = torch.autograd.grad(weight.sum(), logits)
+    assert grad.shape == logits.shape
+    plan = torch.func.vmap(lambda i: routing.dispatch_plan(i, 8))(index)
+    assert [tensor.shape for tensor in plan] == [(0, 8), (0, 10), (0, 10)]
 
 
 def test_autocast_keeps_the_dtype_that_comes_in(backend):
@@ -348,7 +377,7 @@ def test_the_routers_check_where_they_are_told_to(monkeypatch, checks):
     monkeypatch.setattr(backends, "CHECKS", checks)
     monkeypatch.setattr(router_ops, "SPARSE_MIXER", {"default": mock.Mock(apply=served)})
     monkeypatch.setattr(router_ops, "TOPK_ROUTER", {"default": mock.Mock(apply=served)})
-    monkeypatch.setattr(router_ops, "OPS", {"default": {"dispatch_plan": served}})
+    monkeypatch.setattr(router_ops, "OPS", {"default": {"dispatch_plan": served, "expert_counts": served}})
     bad = torch.zeros(2, 3, 4)
     bad[1, 0, 2] = torch.nan
     mask = torch.tensor([True, False, False, False])
@@ -357,6 +386,7 @@ def test_the_routers_check_where_they_are_told_to(monkeypatch, checks):
         "row 3 of 6 holds NaN": lambda: routing.sparse_mixer(bad),
         "row 0 of 6 has 1 experts above -inf": lambda: routing.sparse_mixer(torch.zeros(2, 3, 4), 2, mask=mask),
         r"got 4 at position 1": lambda: routing.dispatch_plan(torch.tensor([0, 4]), 4),
+        r"got 5 at position 2": lambda: routing.load_balance_loss(torch.ones(3, 4), torch.tensor([[0], [1], [5]])),
     }
     for message, call in calls.items():
         with pytest.raises(ValueError if checks else RuntimeError, match=message if checks else "served"):

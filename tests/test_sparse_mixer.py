@@ -407,6 +407,15 @@ def test_vmap_and_its_gradient(backend, in_dim, training):
     close(grad, torch.stack([torch.func.grad(loss)(*entry) for entry in entries]), 1e-6)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_vmap_over_nothing_gives_nothing(backend, training):
+    logits = torch.randn(0, 5, 8, requires_grad=True)
+    index, weight = torch.func.vmap(lambda x: routing.sparse_mixer(x, 2, training=training), randomness="same")(logits)
+    assert index.shape == weight.shape == (0, 5, 2)
+    (grad,) = torch.autograd.grad(weight.sum(), logits)
+    assert grad.shape == logits.shape
+
+
 def test_vmap_draws_as_its_randomness_says(backend):
     logits = torch.zeros(6, 40, 9)
     for randomness, distinct in (("different", 6), ("same", 1)):

@@ -5,6 +5,7 @@ import os
 
 import device_routers
 import pytest
+import torch
 
 from reinmax_kernels import backends
 
@@ -29,3 +30,13 @@ class TestSparseMixer(device_routers.SparseMixer):
 
 class TestTopkRouter(device_routers.TopkRouter):
     pass
+
+
+class TestDispatchPlan(device_routers.DispatchPlan):
+    pass
+
+
+def test_more_experts_than_can_be_numbered_are_refused():
+    for op in (triton_kernels.dispatch_plan, triton_kernels.expert_counts):
+        with pytest.raises(ValueError, match="num_experts: expected fewer than 2147483647, got 2147483647"):
+            op(torch.zeros(3, dtype=torch.int64), 2**31 - 1)

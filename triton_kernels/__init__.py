@@ -14,6 +14,7 @@ try:
 except ImportError as error:
     raise ImportError("the Triton kernels need Triton: pip install 'reinmax_kernels[triton]'") from error
 
+from .dispatch_plan import dispatch_plan, expert_counts
 from .gapped_straight_through import gapped_straight_through_backward
 from .gumbel_rao import gumbel_rao_backward
 from .reinmax import reinmax_backward
@@ -23,6 +24,8 @@ from .straight_through import straight_through_backward
 from .topk_router import topk_router, topk_router_backward
 
 __all__ = [
+    "dispatch_plan",
+    "expert_counts",
     "gapped_straight_through_backward",
     "gumbel_rao_backward",
     "reinmax_backward",

@@ -75,12 +75,24 @@ def _trips(loop: Loop, launch: Launch) -> float:
     part of the row that the program reads; once for each chosen expert where those are looped over.
     """
     named = _named(launch)
+    if "places_ptr" in named:
+        return _trips_of_plan(loop, launch)
     if "k" in named:
         return float(named["k"])
     elements = [tensor.element_size() for tensor in row_tensors(launch)]
     per_element = sum(elements)
     threads = 32 * launch.warps
     return _length(launch) / (_bytes(loop, "LDG") * threads / per_element)
+
+
+def _trips_of_plan(loop: Loop, launch: Launch) -> float:
+    """Of a counting sort: over the parts' counts, over experts by prefix sums of them, or over a part's assignments."""
+    named, constants = _named(launch), launch.constants
+    if "PARTS" in constants:
+        return float(-(-named["parts"] // constants["PARTS"]))
+    if "CHUNK" in constants and "SHFL" in loop.mix:
+        return float(-(-(named["experts"] + 1) // constants["BLOCK"]))
+    return float(-(-_length(launch) // constants.get("CHUNK", constants["BLOCK"])))
 
 
 def row_tensors(launch: Launch) -> list[Any]:

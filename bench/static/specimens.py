@@ -57,15 +57,22 @@ def _router_backward(name: str, *settings: object, drew: bool = False) -> Callab
     return launch
 
 
+def _dispatch_plan(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+    return ops.dispatch_plan(index[:, None].expand(-1, ROUTED).flatten(), x.shape[1])
+
+
 @dataclass(frozen=True)
 class Path:
-    """A call of a backend's op. `reads` and `writes`: how often it has to read and to write a tensor [..., C]."""
+    """A call of a backend's op. `reads` and `writes`: how often it has to read and to write a tensor [..., C], or what
+    a row has in place of logits.
+    """
 
     launch: Callable[..., object]
     reads: int
     writes: int
     reads_again: int = 0  # where a row does not fit on the chip
     most_categories: int = MAX_CATEGORIES
+    assignments: int = 0  # of a row, in int64, where these are its elements
 
 
 PATHS = {
@@ -91,6 +98,8 @@ PATHS = {
     "topk_router_backward": Path(
         _router_backward("topk_router_backward", False, True), 1, 1, most_categories=MOST_EXPERTS
     ),
+    # The index is read to count, and once more to place.
+    "dispatch_plan": Path(_dispatch_plan, 2, 2, most_categories=MOST_EXPERTS, assignments=ROUTED),
 }
 
 
@@ -117,7 +126,11 @@ class Specimen:
 
     @property
     def elements(self) -> int:
-        return self.rows * self.categories
+        return self.rows * (PATHS[self.path].assignments or self.categories)
+
+    @property
+    def element_size(self) -> int:
+        return torch.int64.itemsize if PATHS[self.path].assignments else self.dtype.itemsize
 
     @property
     def is_possible(self) -> bool:
@@ -141,14 +154,15 @@ class Specimen:
         return launches_of_cuda.recorded(build, self.call, self.processors)
 
     def least_bytes(self, on_chip: bool) -> int:
-        """What the path has to read and write: tensors [..., C], index and log-sum-exp. Where a row stays on the chip,
-        nothing is read again. Where it doesn't, that counts as if memory served it, though caches can hold the short
-        rows that programs have just read: 16 a multiprocessor, of 16 KiB each, are 35 MB of the 50 of an H200's L2.
+        """What the path has to read and write: tensors [..., C], index and log-sum-exp, or assignments. Where a row
+        stays on the chip, nothing is read again. Where it doesn't, that counts as if memory served it, though caches
+        can hold the short rows that programs have just read: 16 a multiprocessor, of 16 KiB each, are 35 MB of the 50
+        of an H200's L2.
         """
         path = PATHS[self.path]
         passes = path.reads + path.writes + (0 if on_chip else path.reads_again)
-        state = 8 if self.path == "sample" else 16
-        return self.rows * (passes * self.categories * self.dtype.itemsize + state)
+        state = 0 if path.assignments else 8 if self.path == "sample" else 16
+        return passes * self.elements * self.element_size + self.rows * state
 
     def chosen_chunk_bytes(self, launched: Sequence[Launch | launches_of_cuda.Launch]) -> int:
         """What is read of the rows once more to draw from the chosen chunk of each."""

@@ -163,42 +163,67 @@ Tensor topk_router_backward(const Tensor& grad_weight, const Tensor& logits_give
   return grad_logits;
 }
 
-// Each list [..., M] by itself.
-std::tuple<Tensor, Tensor, Tensor> dispatch_plan(const Tensor& index_given, int64_t experts) {
-  require(index_given.scalar_type() == ScalarType::Long && index_given.dim() >= 1, "index: expected int64, [..., M]");
-  require(experts >= 1, "num_experts: expected at least 1");
-  const Tensor index = torch::stable::contiguous(index_given);
-  std::vector<int64_t> sizes(index.sizes().begin(), index.sizes().end());
-  Tensor order = empty(sizes, ScalarType::Long), inverse = empty(sizes, ScalarType::Long);
-  const int64_t length = sizes.back();
-  sizes.back() = experts;
-  Tensor counts = empty(sizes, ScalarType::Long);
-  const int64_t* from = index.const_data_ptr<int64_t>();
-  for (int64_t list = 0; list < counts.numel() / experts; ++list, from += length) {
-    DispatchPlan plan(from, length, experts);
-    std::atomic<int64_t> invalid{kNone};
-    const auto for_parts = [&](const auto& body) {
-      if (plan.parts() == 1) return body(0, 1);
-      torch::stable::parallel_for(0, plan.parts(), 1, body);
-    };
-    for_parts([&](int64_t begin, int64_t end) {
-      for (int64_t part = begin; part < end; ++part) {
+// Lists of assignments [..., M], and how many each expert has [..., E].
+struct Assignments {
+  Assignments(const Tensor& index_given, int64_t number_of_experts) : experts(number_of_experts) {
+    require(index_given.scalar_type() == ScalarType::Long && index_given.dim() >= 1, "index: expected int64, [..., M]");
+    require(experts >= 1, "num_experts: expected at least 1");
+    index = torch::stable::contiguous(index_given);
+    sizes.assign(index.sizes().begin(), index.sizes().end());
+    length = sizes.back();
+    std::vector<int64_t> counts_sizes = sizes;
+    counts_sizes.back() = experts;
+    counts = empty(counts_sizes, ScalarType::Long);
+  }
+
+  // `place(plan, list)` for each list by itself, counted.
+  template <class Place>
+  void for_lists(const Place& place) {
+    const int64_t* from = index.const_data_ptr<int64_t>();
+    for (int64_t list = 0; list < counts.numel() / experts; ++list, from += length) {
+      DispatchPlan plan(from, length, experts);
+      std::atomic<int64_t> invalid{kNone};
+      for_parts(plan, [&](int64_t part) {
         if (const int64_t bad = plan.count(part); bad >= 0) report_invalid_row(invalid, bad);
+      });
+      if (invalid != kNone) {
+        throw std::invalid_argument("index: expected experts in [0, " + std::to_string(experts) + "), got " +
+                                    std::to_string(from[invalid]) + " at position " + std::to_string(invalid));
       }
-    });
-    if (invalid != kNone) {
-      throw std::invalid_argument("index: expected experts in [0, " + std::to_string(experts) + "), got " +
-                                  std::to_string(from[invalid]) + " at position " + std::to_string(invalid));
+      plan.sum(counts.mutable_data_ptr<int64_t>() + list * experts);
+      place(plan, list);
     }
-    plan.sum(counts.mutable_data_ptr<int64_t>() + list * experts);
-    for_parts([&](int64_t begin, int64_t end) {
-      for (int64_t part = begin; part < end; ++part) {
-        plan.place(part, order.mutable_data_ptr<int64_t>() + list * length,
-                   inverse.mutable_data_ptr<int64_t>() + list * length);
-      }
+  }
+
+  template <class Body>
+  static void for_parts(const DispatchPlan& plan, const Body& body) {
+    if (plan.parts() == 1) return body(0);
+    torch::stable::parallel_for(0, plan.parts(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) body(part);
     });
   }
-  return {counts, order, inverse};
+
+  int64_t experts, length;
+  Tensor index, counts;
+  std::vector<int64_t> sizes;
+};
+
+Tensor expert_counts(const Tensor& index, int64_t experts) {
+  Assignments assignments(index, experts);
+  assignments.for_lists([](DispatchPlan&, int64_t) {});
+  return assignments.counts;
+}
+
+std::tuple<Tensor, Tensor, Tensor> dispatch_plan(const Tensor& index, int64_t experts) {
+  Assignments assignments(index, experts);
+  Tensor order = empty(assignments.sizes, ScalarType::Long), inverse = empty(assignments.sizes, ScalarType::Long);
+  assignments.for_lists([&](DispatchPlan& plan, int64_t list) {
+    const int64_t first = list * assignments.length;
+    Assignments::for_parts(plan, [&](int64_t part) {
+      plan.place(part, order.mutable_data_ptr<int64_t>() + first, inverse.mutable_data_ptr<int64_t>() + first);
+    });
+  });
+  return {assignments.counts, order, inverse};
 }
 
 }  // namespace
@@ -209,6 +234,7 @@ STABLE_TORCH_LIBRARY_IMPL(reinmax_kernels, CPU, library) {
   library.impl("topk_router", TORCH_BOX(&topk_router));
   library.impl("topk_router_backward", TORCH_BOX(&topk_router_backward));
   library.impl("dispatch_plan", TORCH_BOX(&dispatch_plan));
+  library.impl("expert_counts", TORCH_BOX(&expert_counts));
 }
 
 }  // namespace reinmax_kernels::cpu

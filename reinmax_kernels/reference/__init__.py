@@ -13,7 +13,7 @@ from .codebook import (
     codebook_reinmax_backward,
     codebook_straight_through_backward,
 )
-from .dispatch_plan import dispatch_plan
+from .dispatch_plan import dispatch_plan, expert_counts
 from .gapped_straight_through import gapped_straight_through_backward
 from .gumbel_rao import gumbel_rao_backward
 from .reinmax import reinmax_backward
@@ -32,6 +32,7 @@ __all__ = [
     "codebook_reinmax_backward",
     "codebook_straight_through_backward",
     "dispatch_plan",
+    "expert_counts",
     "gapped_straight_through_backward",
     "gumbel_rao_backward",
     "reinmax_backward",

@@ -73,6 +73,50 @@ def test_a_missing_barrier_is_a_race(work, number):
     assert Kind.DATA_RACE in kinds(work, edit=without_barrier(number))[1]
 
 
+def plan(shape, experts):
+    index = torch.randint(-1, experts, shape)
+    return lambda: triton_kernels.dispatch_plan(index, experts)
+
+
+def of(kernel, edit):
+    """The edit, of one kernel alone."""
+    return lambda text: edit(text) if f".entry {kernel}(" in text else text
+
+
+@pytest.mark.parametrize(
+    ("kernel", "number"), [("count_experts_kernel", 0), ("sum_parts_kernel", 0), ("place_assignments_kernel", -1)]
+)
+def test_a_missing_barrier_of_the_plan_is_a_race(kernel, number):
+    """Experts are counted that another thread sets to zero; sums read after they replaced a count that another thread
+    has too; places that another thread has moved on.
+    """
+    work = plan((2, 70), 3)
+    assert not kinds(work)[1]
+    assert Kind.DATA_RACE in kinds(work, edit=of(kernel, without_barrier(number)))[1]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "pattern", "replacement"),
+    [
+        ("count_experts_kernel", r"@%p\d+ ((?:atom|red)\.)", r"\1"),  # counts behind the list's end
+        ("count_experts_kernel", r"min\.s64", "max.s64"),  # and beside the experts
+        ("place_assignments_kernel", r"min\.s64", "max.s64"),
+        ("place_assignments_kernel", r"@%p\d+ (st\.global)", r"\1"),
+    ],
+)
+def test_a_missing_bound_of_the_plan_is_found(kernel, pattern, replacement):
+    work = plan((70,), 3)
+    sound, _ = kinds(work)
+
+    def edit(text):
+        edited = re.sub(pattern, replacement, text)
+        assert edited != text
+        return edited
+
+    found, issues = kinds(work, edit=of(kernel, edit))
+    assert Kind.OUT_OF_BOUNDS in issues or not all(map(torch.equal, sound, found))
+
+
 @pytest.mark.parametrize("access", ["ld", "st"])
 @pytest.mark.parametrize("work", [dense((1, 1100)), reinmax_gradient((3, 1001))], ids=["dense", "gradient"])
 def test_a_missing_mask_leaves_the_row(work, access):

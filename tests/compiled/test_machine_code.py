@@ -104,6 +104,8 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(specimen, target):
         pytest.skip("widths are read from NVIDIA's machine code")
     if not is_aligned(specimen):
         pytest.skip("rows begin anywhere, not at multiples of 16 bytes")
+    if specimen.path == "dispatch_plan":
+        pytest.skip("it has no rows of logits")
     for launch, found in compiled(specimen, target):
         if is_for_one_position(launch) or is_for_one_chunk(launch) or launch.name in COMPUTING:
             continue
@@ -116,6 +118,17 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(specimen, target):
         # chosen experts, index and gradient in a loop that the compiler unrolls four times.
         more = 8 if launch.name == "topk_router_backward_kernel" else 6 * (launch.constants.get("GROUP", 1) - 1)
         assert narrow_accesses(found) <= 24 + more
+
+
+@pytest.mark.parametrize("target", [each for each in TARGETS if each != AMD])
+@pytest.mark.parametrize("experts", [10, 1000])
+def test_assignments_are_counted_16_bytes_at_a_time(experts, target):
+    """And placed one to a lane, of 8 bytes, which are scattered; of counts a thread has two side by side."""
+    (count, counted), (_, summed), (_, placed) = compiled(Specimen("dispatch_plan", 2**20, experts), target)
+    assert counted.load_bits == {128: count.constants["BLOCK"] // 32 // 2}
+    assert counted.store_bits == {128: count.constants["BLOCK"] // 32 // 2}
+    assert (summed.load_bits, summed.store_bits) == ({128: 2}, {64: 1, 128: 2})
+    assert 64 in placed.load_bits
 
 
 def is_for_one_position(launch):
@@ -161,6 +174,14 @@ def test_instructions_take_no_longer_than_memory(path, dtype, most):
     specimen = Specimen(path, 8192, 4096, dtype)
     executed = sum(found.executed * launch.threads(90) for launch, found in compiled(specimen, 90))
     assert executed <= most * specimen.elements
+
+
+@pytest.mark.parametrize("experts", [8, 64, 256])
+def test_instructions_of_a_plan_take_no_longer_than_memory(experts):
+    """As above: 32 bytes of an assignment are moved, which takes as long as 272 instructions."""
+    specimen = Specimen("dispatch_plan", 2**22, experts)
+    executed = sum(found.executed * launch.threads(90) for launch, found in compiled(specimen, 90))
+    assert executed <= 272 * specimen.elements
 
 
 def narrow_accesses(found):

@@ -157,6 +157,55 @@ def test_topk_router(device, experts, dtype, normalize, score):
         check_router(device, routing.topk_router, logits, k, score=score, normalize=normalize)
 
 
+@pytest.mark.parametrize("experts", [1, *EXPERTS, 5000])
+@pytest.mark.parametrize("length", [1, 31, 1000, 100_001, 2**20])
+def test_dispatch_plan(device, experts, length):
+    index = torch.randint(experts, (length,))
+    found = routing.dispatch_plan(index.to(device), experts)
+    for ours, expected in zip(found, routing.dispatch_plan(index, experts), strict=True):
+        assert torch.equal(ours.cpu(), expected)
+
+
+def test_dispatch_plan_of_many_assignments(device):
+    index = torch.randint(64, (2**25 + 3,), device=device)
+    counts, order, inverse = routing.dispatch_plan(index, 64)
+    assert torch.equal(counts, index.bincount(minlength=64))
+    assert torch.equal(order, index.argsort(stable=True))
+    assert torch.equal(order[inverse], torch.arange(len(index), device=device))
+
+
+def test_what_is_no_expert_comes_last(device):
+    index = torch.randint(8, (10_000,))
+    index[::7] = -1
+    index[5::70] = 2**40
+    counts, order, inverse = (t.cpu() for t in routing.dispatch_plan(index.to(device), 8))
+    last = torch.where((index >= 0) & (index < 8), index, 8)
+    assert torch.equal(counts, last.bincount()[:8])
+    assert torch.equal(order, last.argsort(stable=True))
+    assert torch.equal(order[inverse], torch.arange(len(index)))
+
+
+@pytest.mark.parametrize("experts", [8, 256])
+def test_load_balance_loss(device, experts):
+    probs = torch.randn(5000, experts).softmax(-1)
+    index = probs.topk(2).indices
+    loss = routing.load_balance_loss(probs.to(device), index.to(device))
+    assert torch.allclose(loss.cpu(), routing.load_balance_loss(probs, index), rtol=1e-5)
+
+
+def test_a_graph_replays_a_plan_of_other_assignments(device):
+    index = torch.randint(64, (20_000, 2), device=device)
+    routing.dispatch_plan(index, 64)  # compiled before the capture
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = routing.dispatch_plan(index, 64)
+    for _ in range(3):
+        index.random_(64)
+        graph.replay()
+        for found, expected in zip(captured, routing.dispatch_plan(index, 64), strict=True):
+            assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("shape", [(512, 10), (64, 3000), (2, 100_000)])
 def test_a_graph_replays_with_another_seed(device, shape):
     logits, seed = torch.randn(shape, device=device), torch.tensor([1], device=device)
