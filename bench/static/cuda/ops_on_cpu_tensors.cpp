@@ -5,4 +5,5 @@
 #include "tensors.h"
 
 #define CUDA CPU
+#include "cuda/bernoulli_ops.cpp"
 #include "cuda/ops.cpp"
