@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "contract.h"
@@ -39,15 +40,26 @@ inline DType dtype_of(const Tensor& tensor) {
 
 // The size of logits [..., C].
 struct Shape {
-  explicit Shape(const Tensor& logits) : sizes(logits.sizes().begin(), logits.sizes().end()) {
+  explicit Shape(const Tensor& logits) : Shape(std::vector<int64_t>(logits.sizes().begin(), logits.sizes().end())) {}
+
+  // Of elements, which are rows of one category.
+  static Shape of_elements(const Tensor& logits) {
+    std::vector<int64_t> sizes(logits.sizes().begin(), logits.sizes().end());
+    sizes.push_back(1);
+    return Shape(std::move(sizes));
+  }
+
+  std::vector<int64_t> sizes, leading;
+  int64_t rows = 1, categories;
+
+ private:
+  explicit Shape(std::vector<int64_t> given) : sizes(std::move(given)) {
     require(!sizes.empty(), "logits: expected a category dimension");
     categories = sizes.back();
     require(categories >= 1 && categories <= contract::kMaxCategories, "logits: expected 1 to 2**23 categories");
     leading.assign(sizes.begin(), sizes.end() - 1);
     for (const int64_t size : leading) rows *= size;
   }
-  std::vector<int64_t> sizes, leading;
-  int64_t rows = 1, categories;
 };
 
 // The stride of dimension `d` of `sizes`, which the tensor is broadcast to.

@@ -14,6 +14,12 @@ try:
 except ImportError as error:
     raise ImportError("the Triton kernels need Triton: pip install 'reinmax_kernels[triton]'") from error
 
+from .bernoulli import (
+    bernoulli,
+    bernoulli_gumbel_softmax_backward,
+    bernoulli_reinmax_backward,
+    bernoulli_straight_through_backward,
+)
 from .dispatch_plan import dispatch_plan, expert_counts
 from .gapped_straight_through import gapped_straight_through_backward
 from .gumbel_rao import gumbel_rao_backward
@@ -24,6 +30,10 @@ from .straight_through import straight_through_backward
 from .topk_router import topk_router, topk_router_backward
 
 __all__ = [
+    "bernoulli",
+    "bernoulli_gumbel_softmax_backward",
+    "bernoulli_reinmax_backward",
+    "bernoulli_straight_through_backward",
     "dispatch_plan",
     "expert_counts",
     "gapped_straight_through_backward",

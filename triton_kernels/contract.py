@@ -10,6 +10,7 @@ import triton.language as tl
 
 CHUNK = tl.constexpr(1024)  # categories whose weights share one scale
 WEIGHT_BITS = tl.constexpr(39)  # the largest weight of a chunk is 2**39
+LARGEST_WEIGHT = tl.constexpr(1 << 39)
 LOG2_E = tl.constexpr(1.44269504)
 LN_2 = tl.constexpr(0.693147180559945309417)
 
@@ -131,6 +132,18 @@ def integer(weight):
     """The integer nearest to each weight, ties to even, as int64."""
     high, low = _split(weight)
     return (high.to(tl.int64) << _HIGH_SHIFT) + low.to(tl.int64)
+
+
+@triton.jit
+def draw_bits(x, uniform):
+    """Whether each bit of log-odds x is drawn to be 1, and the weight of its unlikelier value before it is rounded. NaN
+    gives 0.
+    """
+    weight = exp2(-tl.abs(x) * LOG2_E, WEIGHT_BITS)
+    unlikely = integer(weight)
+    likely = tl.full((), LARGEST_WEIGHT, tl.int64)
+    target = scale_uniform(uniform, unlikely + likely)
+    return target < tl.where(x >= 0, likely, unlikely), weight
 
 
 @triton.jit

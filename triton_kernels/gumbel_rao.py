@@ -38,15 +38,18 @@ class Sums(NamedTuple):
 
 
 @triton.jit
-def _base_and_factor(x, log_sum_exp, inverse_tau, TEMPERED: tl.constexpr):
+def base_and_factor(probability, log_probability, inverse_tau, TEMPERED: tl.constexpr):
     """What the weights of categories are made of: their probabilities, and a factor where there is a temperature."""
-    base = probability(x, log_sum_exp)
-    factor = base
+    base, factor = probability, probability
     if TEMPERED:
-        excess = x - log_sum_exp.to(x.dtype) - _LEAST_LOG_PROBABILITY
-        base = tl.maximum(base, _LEAST_PROBABILITY)
-        factor = tl.exp(tl.minimum(excess, 0.0) * inverse_tau)
+        base = tl.maximum(probability, _LEAST_PROBABILITY)
+        factor = tl.exp(tl.minimum(log_probability - _LEAST_LOG_PROBABILITY, 0.0) * inverse_tau)
     return base, factor
+
+
+@triton.jit
+def _base_and_factor(x, log_sum_exp, inverse_tau, TEMPERED: tl.constexpr):
+    return base_and_factor(probability(x, log_sum_exp), x - log_sum_exp.to(x.dtype), inverse_tau, TEMPERED)
 
 
 @triton.jit
@@ -59,6 +62,19 @@ def _weight(log_u, log_u_drawn, base, factor, is_drawn, inverse_tau, TEMPERED: t
     scaled = base * log_u_drawn
     weight = _power(log_u / scaled, inverse_tau) * factor if TEMPERED else scaled / (scaled + log_u)
     return tl.where(is_drawn, 1.0, weight)
+
+
+@triton.jit
+def slope_of_two(base, factor, u, inverse_tau, TEMPERED: tl.constexpr):
+    """s_D s_j of two categories, from a uniform; base and factor are those of j, the one that was not drawn."""
+    if TEMPERED:
+        weight = _power(u / ((1.0 - u) * base), inverse_tau) * factor
+        slope = weight / ((weight + 1.0) * (weight + 1.0))
+    else:  # a (a + u) / (2 a + u)**2, with a = pi_j (1 - u)
+        a = base * (1.0 - u)
+        b = a + u
+        slope = a * b / ((a + b) * (a + b))
+    return slope
 
 
 @triton.jit
@@ -148,14 +164,7 @@ def gumbel_rao_of_two_kernel(
         calls = start // 4 + tl.arange(0, CALLS)[None, :]
         us = noise.uniforms(tl.zeros([ROWS, CALLS], tl.uint32), calls.to(tl.uint32), source, x.dtype)
         for word in tl.static_range(4):
-            u = us[word]
-            if tau_ptr is None:  # a (a + u) / (2 a + u)**2, with a = pi_j (1 - u)
-                a = base[:, None] * (1.0 - u)
-                b = a + u
-                slope = a * b / ((a + b) * (a + b))
-            else:
-                weight = _power(u / ((1.0 - u) * base[:, None]), inverse_tau) * factor[:, None]
-                slope = weight / ((weight + 1.0) * (weight + 1.0))
+            slope = slope_of_two(base[:, None], factor[:, None], us[word], inverse_tau, tau_ptr is not None)
             total += tl.where(4 * calls + word < samples, slope, 0.0)
     through_sample = tl.sum(total, 1) * (g - g_drawn) * (inverse_tau / tl.cast(samples, x.dtype))
     through_probs = probability(x, log_sum_exp) * probability(x_drawn, log_sum_exp) * (h - h_drawn)

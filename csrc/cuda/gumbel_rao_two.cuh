@@ -35,8 +35,8 @@ __global__ void __launch_bounds__(SampleLanes::kMost, kResidentThreads / SampleL
       const uint32_t words[] = {w.x, w.y, w.z, w.w};
 #pragma unroll
       for (int s = 0; s < 4; ++s) {
-        const Real u = noise_uniform(words[s]), other = weights(category, u, 1 - u), whole = other + 1;
-        if (4 * first + s < samples) part += quotient(other, whole * whole);
+        const Real u = noise_uniform(words[s]), slope = slope_of_weight(weights(category, u, 1 - u));
+        if (4 * first + s < samples) part += slope;
       }
     }
     total += part;

@@ -13,6 +13,13 @@ __device__ __forceinline__ double quotient(double a, double b) { return a / b; }
 __device__ __forceinline__ float log_of_one_and(float x) { return log1pf(x); }
 static __device__ __noinline__ double log_of_one_and(double x) { return log1p(x); }
 
+// s_D s_j of two categories, from the weight of j beside that of D.
+template <class Real>
+__device__ __forceinline__ Real slope_of_weight(Real other) {
+  const Real whole = other + 1;
+  return quotient(other, whole * whole);
+}
+
 // The weight of category j in s_k, that of D being 1, is (1 + E_j / (E_D pi_j))^(-1 / tau): at tau = 1 a quotient.
 template <class Real, bool kTempered>
 struct NoisyWeights {

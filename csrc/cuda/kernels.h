@@ -139,6 +139,30 @@ struct TopkRouterBackwardArguments {
   void* grad_logits = nullptr;  // [N, E] in the logits' dtype
 };
 
+// The elements of a tensor that is broadcast to the logits' shape, in flattened order: they lie as the rows of `Rows`.
+struct Elements {
+  const void* data = nullptr;
+  int64_t outer_stride = 0;
+  int64_t inner_stride = 0;
+  bool adjacent = false;  // one after the other, from where on an access may be as wide as one of 16 bytes of logits
+};
+
+struct BernoulliArguments {
+  Elements logits;
+  Elements mask;  // bool
+  int64_t count = 0;
+  Divisor inner = 1;
+  DType dtype = DType::kFloat32;
+  Noise noise;           // whose rows are elements: of the draw, and of an estimator that makes one sample
+  void* bits = nullptr;   // of the draw, in the logits' dtype, contiguous and aligned to 16 bytes as all that is written
+  void* probs = nullptr;  // of the draw
+  Elements grad_bits;     // in the logits' dtype, as are all that follow
+  Elements grad_probs;
+  Elements drawn;
+  const double* tau = nullptr;  // as of `BackwardArguments`
+  void* grad_logits = nullptr;
+};
+
 // Bytes of scratch on the device, aligned to 16, that a launch needs until the kernels have run; often 0.
 int64_t sample_scratch_bytes(const SampleArguments& arguments);
 int64_t backward_scratch_bytes(const BackwardArguments& arguments);
@@ -153,5 +177,10 @@ void sparse_mixer(const SparseMixerArguments& arguments, Stream stream);
 void sparse_mixer_backward(const SparseMixerBackwardArguments& arguments, Stream stream);
 void topk_router(const TopkRouterArguments& arguments, Stream stream);
 void topk_router_backward(const TopkRouterBackwardArguments& arguments, Stream stream);
+
+void bernoulli(const BernoulliArguments& arguments, Stream stream);
+void bernoulli_reinmax_backward(const BernoulliArguments& arguments, Stream stream);
+void bernoulli_straight_through_backward(const BernoulliArguments& arguments, Stream stream);
+void bernoulli_gumbel_softmax_backward(const BernoulliArguments& arguments, Stream stream);
 
 }  // namespace reinmax_kernels::cuda

@@ -26,6 +26,15 @@ class NoiseOfRow {
     key_ = contract::noise_key(uint64_t(__ldg(noise.seeds + seed)), noise.offset);
     number_ = noise.row_offset + uint64_t(row - seed * noise.rows_per_seed.value());
   }
+  __device__ __forceinline__ NoiseOfRow(uint64_t seed, uint64_t number, uint64_t offset)
+      : key_(contract::noise_key(seed, offset)), number_(number) {}
+
+  // Of a row so many behind this one, in the stream of the same seed.
+  __device__ __forceinline__ NoiseOfRow behind(int rows) const {
+    NoiseOfRow other = *this;
+    other.number_ += unsigned(rows);
+    return other;
+  }
 
   // Four words, of the counter whose first words these are.
   __device__ __forceinline__ uint4 words(uint32_t first, uint32_t second) const {

@@ -83,11 +83,8 @@ std::nullopt_t take(BackwardArguments& arguments, const Tensor&, const Shape&, d
 Tensor take(BackwardArguments& arguments, const Tensor& logits, const Shape& shape, const Tensor& seed, int64_t offset,
             int64_t row_offset, int64_t samples) {
   require(samples >= 1 && samples < int64_t{1} << 32, "num_samples: expected a value in [1, 2**32)");
-  require_device(seed, logits);
-  const Tensor seeds = checked_seeds(seed, shape);
-  arguments.noise = {seeds.const_data_ptr<int64_t>(), shape.rows / seeds.numel(), uint64_t(offset),
-                     uint64_t(row_offset), samples};
-  return seeds;
+  arguments.noise.samples = samples;
+  return take_stream(arguments.noise, shape, logits, seed, offset, row_offset);
 }
 
 // Runs one estimator's backward kernel.
