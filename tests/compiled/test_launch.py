@@ -34,6 +34,21 @@ def copy_kernel(out_ptr, some, n, A: tl.constexpr, B: tl.constexpr):  # noqa: N8
         tl.store(out_ptr + i, tl.load(some.data + i * some.size.count * some.size.unit + B), mask=i < n)
 
 
+@triton.jit
+def twice(x):
+    return 2 * x
+
+
+@triton.jit
+def squared(x):
+    return x * x
+
+
+@triton.jit
+def map_kernel(out_ptr, F: tl.constexpr):  # noqa: N803
+    tl.store(out_ptr, F(tl.load(out_ptr)))
+
+
 class Driver:
     """Of devices that load kernels and take launches down."""
 
@@ -87,7 +102,8 @@ def driver(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", driver.switched)
     monkeypatch.setattr(torch.cuda, "get_device_properties", driver.properties)
     monkeypatch.setattr(launch, "_forms", {})
-    monkeypatch.setattr(copy_kernel, "device_caches", collections.defaultdict(copy_kernel.create_binder))
+    for kernel in (copy_kernel, map_kernel):
+        monkeypatch.setattr(kernel, "device_caches", collections.defaultdict(kernel.create_binder))
     kept = launch._options_on, launch.processors
     for each in kept:
         each.cache_clear()
@@ -95,7 +111,8 @@ def driver(monkeypatch):
     for each in kept:
         each.cache_clear()
     launch._forms.clear()
-    copy_kernel.device_caches.clear()
+    for kernel in (copy_kernel, map_kernel):
+        kernel.device_caches.clear()
     gc.collect()  # kernels, while there is a driver to unload them
 
 
@@ -139,6 +156,12 @@ def test_a_form_is_found_again(driver, monkeypatch):
         launch.run(copy_kernel, (3, 5), 1, FIRST, *given, A=16, B=0)
         monkeypatch.setattr(type(copy_kernel), "run", None)  # Triton is asked once
     assert [launched[2:4] for launched in driver.launches] == [((3, 5, 1), 1)] * 2
+
+
+def test_each_function_that_a_kernel_is_given_has_a_form(driver):
+    for function in (twice, squared, twice, squared):
+        launch.run(map_kernel, (1,), 1, FIRST, FULL, F=function)
+    assert [launched[3] for launched in driver.launches] == [1, 2, 1, 2]
 
 
 def test_launches_go_to_the_device_of_the_tensors(driver):
