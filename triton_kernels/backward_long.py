@@ -22,7 +22,7 @@ from .partial_sums import (
 )
 from .upstream import Estimator, Point, Sums, Upstream, inverse_of, load, probability, weight
 
-_LOOP_WARPS = 4  # of a program
+LOOP_WARPS = 4  # of a program
 
 
 @triton.jit
@@ -160,6 +160,12 @@ def backward_long_kernel(
                 tl.store(out_ptr + j, gradient.to(out_ptr.dtype.element_ty), mask=j < last)
 
 
+def part_size(rows: int, categories: int, elements: int, device: torch.device) -> int:
+    """Categories of one part of a row: some blocks, of which a thread has so many elements each; or all."""
+    block = LOOP_WARPS * 32 * elements
+    return block * launch.blocks_per_part(rows, launch.cdiv(categories, block), LOOP_WARPS, device)
+
+
 def launch_long(
     estimator: Estimator,
     up: Upstream,
@@ -173,27 +179,26 @@ def launch_long(
     rows, categories, device = up.index.numel(), grad_logits.shape[-1], grad_logits.device
     accumulated = torch.float64 if grad_logits.dtype == torch.float64 else torch.float32
     length = row.multiple(categories)
-    block = _LOOP_WARPS * 32 * elements
-    size = block * launch.blocks_per_part(rows, launch.cdiv(categories, block), _LOOP_WARPS, device)
+    size = part_size(rows, categories, elements, device)
     parts = launch.cdiv(categories, size)
     written = [row.contiguous(grad_logits)] if away else []
     access = row.widest_access(up.logits, up.grad_one_hot, up.grad_probs, *written)
     shape = (5, rows, parts) if parts > 1 else (5, 0)
     partial = Partial(*torch.empty(shape, dtype=accumulated, device=device))
-    group = launch.cdiv(launch.next_power_of_2(parts), _LOOP_WARPS * 32)  # of parts, for each lane
-    blocks = {"BLOCK": block, "LANES": _LOOP_WARPS * 32, "ACCESS": access}
+    group = launch.cdiv(launch.next_power_of_2(parts), LOOP_WARPS * 32)  # of parts, for each lane
+    blocks = {"BLOCK": LOOP_WARPS * 32 * elements, "LANES": LOOP_WARPS * 32, "ACCESS": access}
     largest = None
     if estimator.weight is not None and parts > 1:
         largest = torch.empty((rows, parts), dtype=accumulated, device=device)
         arguments = (up.logits, up.mask, largest, parts, size, length, up.inner)
-        launch.run(largest_logit_kernel, (rows, parts), _LOOP_WARPS, device, *arguments, **blocks)
+        launch.run(largest_logit_kernel, (rows, parts), LOOP_WARPS, device, *arguments, **blocks)
     for sums, writes, programs in (
         [(True, True, 1)] if parts == 1 else [(True, False, parts), (False, True, 1 if away else parts)]
     ):
         launch.run(
             backward_long_kernel,
             (rows, programs),
-            _LOOP_WARPS,
+            LOOP_WARPS,
             device,
             up,
             tau,

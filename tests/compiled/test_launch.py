@@ -214,3 +214,18 @@ def test_rows_are_drawn_by_the_kernel_for_their_length(name, categories, kernel)
     """Which no result tells: the one for long rows draws short ones too, and takes many times as long."""
     launches = recorded(lambda: Specimen(name, 64, categories).call(triton_kernels), processors=132)
     assert {launch.name for launch in launches} == {kernel}
+
+
+@pytest.mark.parametrize(
+    ("path", "rows", "categories", "dtype", "kernel"),
+    [
+        ("reinmax_backward", 8192, 1024, torch.float32, "backward_tile_kernel"),
+        ("reinmax_backward", 8192, 2048, torch.float32, "backward_long_kernel"),
+        ("reinmax_backward", 8192, 512, torch.float64, "backward_long_kernel"),
+        ("reinmax_backward", 64, 2048, torch.float32, "backward_tile_kernel"),  # a launch, not one more for the sums
+        ("reinmax_backward, tau", 8192, 2048, torch.float32, "backward_tile_kernel"),
+        ("straight_through_backward", 8192, 2048, torch.float32, "backward_tile_kernel"),
+    ],
+)
+def test_a_gradient_known_without_sums_is_written_block_by_block(path, rows, categories, dtype, kernel):
+    assert [launch.name for launch in Specimen(path, rows, categories, dtype).launches()] == [kernel]
