@@ -76,8 +76,8 @@ def take_turns(
 
 
 def ratio(times: Sequence[float], baseline: Sequence[float]) -> Spread:
-    """How many times as long as the baseline, from the rounds that both took part in. A work with a single turn may have
-    had it as it was warmed up, beside no round: it is compared with the other's median, which no stall moves.
+    """How many times as long as the baseline, from the rounds that both took part in. A work with a single turn may
+    have had it as it was warmed up, beside no round: it is compared with the other's median, which no stall moves.
     """
     if min(len(times), len(baseline)) == 1:
         times, baseline = [statistics.median(times)], [statistics.median(baseline)]

@@ -14,10 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from . import contract, elements, launch, noise, row
-from .backward import inverse_of
 from .elements import Elements
-from .gumbel_rao import base_and_factor, slope_of_two
+from .gumbel_weights import base_and_factor, slope_of_two
 from .stream import NO_STREAM, Stream, position, stream_of
+from .upstream import inverse_of
 
 
 class Upstream(NamedTuple):

@@ -6,7 +6,8 @@ import triton
 import triton.language as tl
 
 from . import row, straight_through
-from .backward import Estimator, backward
+from .backward import backward
+from .upstream import Estimator
 
 
 @triton.jit

@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+from torch import Tensor
 from triton.compiler import CompiledKernel
+from triton.language import constexpr
+from triton.runtime.jit import JITFunction
+
+from .row import Multiple
 
 _WARP = 32
 MOST_WARPS = 16 if torch.version.hip else 32  # of a program: 1024 threads
@@ -54,7 +59,7 @@ def tile(categories: int, elements_per_thread: int) -> Tile | None:
     return Tile(max(1, warps * _WARP * elements_per_thread // block), block, warps) if warps <= MOST_WARPS else None
 
 
-def tile_of_experts(logits: torch.Tensor) -> Tile:
+def tile_of_experts(logits: Tensor) -> Tile:
     """The tile for rows [..., E] of a router, which has no more experts than a program can hold."""
     experts = logits.shape[-1]
     found = tile(experts, elements_per_thread("route", experts, logits.dtype))
@@ -125,19 +130,24 @@ def run(
     long for that as for the launch. Here that is found by a key of its own where the rules are known. What is set in
     `triton.knobs` after a form's first launch doesn't reach it.
     """
-    if device.type != "cpu" and torch.get_device_module(device).current_device() != device.index:
-        with torch.get_device_module(device).device(device):
-            run(kernel, grid, warps, device, *args, resident=resident, **constants)
-        return
-    if device.type != "cuda" or not _KNOWS_FORMS:
+    kind = device.type
+    if kind != "cpu":
+        module = torch.cuda if kind == "cuda" else torch.get_device_module(device)
+        if module.current_device() != device.index:
+            with module.device(device):
+                run(kernel, grid, warps, device, *args, resident=resident, **constants)
+            return
+    if kind != "cuda" or not _KNOWS_FORMS:
         kernel[grid](*args, **constants, **_options_on(device, warps, resident))
         return
     values = constants.values()
-    traits: list[Any] = [kernel.fn, device, warps, resident, *constants, *values]
+    traits: list[Any] = [kernel.fn, device, warps, resident, *constants]
+    traits += [value.fn if type(value) is JITFunction else value for value in values]  # whose hash takes a lock
     _add_traits(args, traits.append)
     key = tuple(traits)
-    if key in _forms:
-        _forms[key][(*grid, 1, 1)](*args, *values)  # in any order: they are compiled in
+    form = _forms.get(key)
+    if form is not None:
+        form[(*grid, 1, 1)](*args, *values)  # in any order: they are compiled in
         return
     form = kernel[grid](*args, **constants, **_options_on(device, warps, resident))
     if isinstance(form, CompiledKernel):  # not a promise of one
@@ -146,6 +156,7 @@ def run(
 
 _KNOWS_FORMS = torch.version.hip is None and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 10)
 _forms: dict[tuple[Any, ...], CompiledKernel] = {}
+_LEAST, _MOST = -(2**31), 2**31 - 1  # that 32 bits hold
 
 
 def _add_traits(args: tuple[Any, ...], add: Callable[[Any], None]) -> None:
@@ -153,14 +164,21 @@ def _add_traits(args: tuple[Any, ...], add: Callable[[Any], None]) -> None:
     whether it is aligned to 16 bytes; a constant's value; what is None.
     """
     for arg in args:
-        if type(arg) is int:
-            add(arg == 1 or (arg % 16 == 0, -(2**31) <= arg < 2**31))
+        kind = type(arg)
+        if kind is Tensor:
+            add(arg.dtype)
+            add(not arg.data_ptr() & 15)
+        elif kind is Multiple:
+            count, unit = arg
+            add((count == 1 or (not count & 15, _LEAST <= count <= _MOST), unit.value))
+        elif kind is int:
+            add(arg == 1 or (not arg & 15, _LEAST <= arg <= _MOST))
         elif arg is None:
             add(None)
+        elif kind is constexpr:
+            add(arg.value)
         elif isinstance(arg, tuple):
             _add_traits(arg, add)
-        elif isinstance(arg, triton.language.constexpr):
-            add(arg.value)
-        else:
+        else:  # a tensor of another class
             add(arg.dtype)
-            add(arg.data_ptr() % 16 == 0)
+            add(not arg.data_ptr() & 15)

@@ -5,7 +5,8 @@ import functools
 import triton
 import triton.language as tl
 
-from .backward import Estimator, backward
+from .backward import backward
+from .upstream import Estimator
 
 
 @triton.jit

@@ -10,9 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from . import contract, launch, row
-from .backward import probability
 from .sample import _log_sum_exp, _log_sum_exp_double
 from .stream import NO_STREAM, Stream, position, stream_of
+from .upstream import probability
 
 _NUMBER = tl.constexpr(1 << 56)  # a draw's number is in the highest byte of the offset
 _AUXILIARY = tl.constexpr(2)  # the number of the draw that decides the first expert's factor

@@ -5,7 +5,8 @@ import functools
 import triton
 import triton.language as tl  # noqa: F401 (the interpreter looks for it beside every function)
 
-from .backward import Estimator, backward
+from .backward import backward
+from .upstream import Estimator
 
 
 @triton.jit

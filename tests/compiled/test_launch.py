@@ -34,6 +34,21 @@ def copy_kernel(out_ptr, some, n, A: tl.constexpr, B: tl.constexpr):  # noqa: N8
         tl.store(out_ptr + i, tl.load(some.data + i * some.size.count * some.size.unit + B), mask=i < n)
 
 
+@triton.jit
+def twice(x):
+    return 2 * x
+
+
+@triton.jit
+def squared(x):
+    return x * x
+
+
+@triton.jit
+def map_kernel(out_ptr, F: tl.constexpr):  # noqa: N803
+    tl.store(out_ptr, F(tl.load(out_ptr)))
+
+
 class Driver:
     """Of devices that load kernels and take launches down."""
 
@@ -87,7 +102,8 @@ def driver(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", driver.switched)
     monkeypatch.setattr(torch.cuda, "get_device_properties", driver.properties)
     monkeypatch.setattr(launch, "_forms", {})
-    monkeypatch.setattr(copy_kernel, "device_caches", collections.defaultdict(copy_kernel.create_binder))
+    for kernel in (copy_kernel, map_kernel):
+        monkeypatch.setattr(kernel, "device_caches", collections.defaultdict(kernel.create_binder))
     kept = launch._options_on, launch.processors
     for each in kept:
         each.cache_clear()
@@ -95,7 +111,8 @@ def driver(monkeypatch):
     for each in kept:
         each.cache_clear()
     launch._forms.clear()
-    copy_kernel.device_caches.clear()
+    for kernel in (copy_kernel, map_kernel):
+        kernel.device_caches.clear()
     gc.collect()  # kernels, while there is a driver to unload them
 
 
@@ -139,6 +156,12 @@ def test_a_form_is_found_again(driver, monkeypatch):
         launch.run(copy_kernel, (3, 5), 1, FIRST, *given, A=16, B=0)
         monkeypatch.setattr(type(copy_kernel), "run", None)  # Triton is asked once
     assert [launched[2:4] for launched in driver.launches] == [((3, 5, 1), 1)] * 2
+
+
+def test_each_function_that_a_kernel_is_given_has_a_form(driver):
+    for function in (twice, squared, twice, squared):
+        launch.run(map_kernel, (1,), 1, FIRST, FULL, F=function)
+    assert [launched[3] for launched in driver.launches] == [1, 2, 1, 2]
 
 
 def test_launches_go_to_the_device_of_the_tensors(driver):
@@ -191,3 +214,18 @@ def test_rows_are_drawn_by_the_kernel_for_their_length(name, categories, kernel)
     """Which no result tells: the one for long rows draws short ones too, and takes many times as long."""
     launches = recorded(lambda: Specimen(name, 64, categories).call(triton_kernels), processors=132)
     assert {launch.name for launch in launches} == {kernel}
+
+
+@pytest.mark.parametrize(
+    ("path", "rows", "categories", "dtype", "kernel"),
+    [
+        ("reinmax_backward", 8192, 1024, torch.float32, "backward_tile_kernel"),
+        ("reinmax_backward", 8192, 2048, torch.float32, "backward_long_kernel"),
+        ("reinmax_backward", 8192, 512, torch.float64, "backward_long_kernel"),
+        ("reinmax_backward", 64, 2048, torch.float32, "backward_tile_kernel"),  # a launch, not one more for the sums
+        ("reinmax_backward, tau", 8192, 2048, torch.float32, "backward_tile_kernel"),
+        ("straight_through_backward", 8192, 2048, torch.float32, "backward_tile_kernel"),
+    ],
+)
+def test_a_gradient_known_without_sums_is_written_block_by_block(path, rows, categories, dtype, kernel):
+    assert [launch.name for launch in Specimen(path, rows, categories, dtype).launches()] == [kernel]
