@@ -43,7 +43,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE_SOURCES) \
 		$(wildcard tests/native/*.[ch]* tests/native/*/*.[ch]* tests/native/*/cuda/* tests/ptx/kernels/*) \
-		$(wildcard bench/static/cuda/*.cpp)
+		$(wildcard bench/static/cuda/*.cpp bench/static/cuda/*.h)
 	$(BIN)/mypy
 
 # The native code, and the CUDA kernels compiled for the host, under AddressSanitizer and UndefinedBehaviorSanitizer. A

@@ -1,8 +1,9 @@
 """What compilers make of the Triton and CUDA kernels, and the time that this allows for: predicted, not measured.
 
 No GPU is needed. Each kernel is compiled as the library would launch it; those in CUDA C++ where nvcc is found, of the
-draws, ReinMax and straight-through. Instructions of an element are those that all threads execute, by the machine code
-and the trips of its loops, over the elements of all rows. Times are predicted of the Triton kernels.
+draws, ReinMax, straight-through and the routers. Instructions of an element are those that all threads execute, by the
+machine code and the trips of its loops, over the elements of all rows; CUDA's routers have none, whose loops' trips the
+logits decide. Times are predicted of the Triton kernels.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def _compiled(specimens: Sequence[Specimen], targets: Sequence[int | str], with_
         build = built(target) if with_cuda and isinstance(target, int) else None
         for specimen in specimens:
             rows = list(_of_triton(specimen, target))
-            if build is not None and specimen.op in cuda_code.RECKONED:
+            if build is not None and specimen.op in cuda_code.LISTED:
                 rows += _of_cuda(specimen, build)
             yield rows
 

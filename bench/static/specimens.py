@@ -50,7 +50,7 @@ def _router(name: str, *settings: object, draws: bool = False) -> Callable[..., 
 
 def _router_backward(name: str, *settings: object, drew: bool = False) -> Callable[..., object]:
     def launch(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
-        chosen = index[:, None].expand(-1, ROUTED)
+        chosen = index[:, None] + torch.arange(ROUTED)
         saved = (log_sum_exp[:, None].expand(-1, ROUTED), None) if drew else ()
         return getattr(ops, name)(torch.empty_like(x[:, :ROUTED]), x, chosen, *saved, *settings)
 

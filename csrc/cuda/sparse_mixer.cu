@@ -98,7 +98,7 @@ class MixerNumbers {
   // What its draw leaves: the largest logit and the sum of weights, but of float64 the log-sum-exp, which it is told
   // before.
   __device__ __forceinline__ void keep_log_sum_exp(int d, int r, double log_sum_exp) {
-    of_[d].log_sum_exp[r] = log_sum_exp;
+    if constexpr (kDouble) of_[d].log_sum_exp[r] = log_sum_exp;
   }
   __device__ __forceinline__ void keep(int d, int r, int index, bool is_best, Real logit, float largest,
                                        uint64_t total) {
@@ -139,14 +139,16 @@ class MixerNumbers {
 
  private:
   struct Nothing {};
+  template <class X, bool kThere = true>
+  using OfRows = std::conditional_t<kThere, X[32], Nothing>;
   struct OfDraw {
-    uint64_t uniform[32];
-    Real logit[32];  // of the drawn expert
-    std::conditional_t<kDouble, double, Nothing> log_sum_exp[32];
-    std::conditional_t<!kDouble, uint64_t, Nothing> total[32];
-    std::conditional_t<!kDouble, float, Nothing> largest[32];
-    int index[32];
-    bool is_whole[32];
+    OfRows<uint64_t> uniform;
+    OfRows<Real> logit;  // of the drawn expert
+    OfRows<double, kDouble> log_sum_exp;
+    OfRows<uint64_t, !kDouble> total;
+    OfRows<float, !kDouble> largest;
+    OfRows<int> index;
+    OfRows<bool> is_whole;
   };
   OfDraw of_[kMostDraws];
 };

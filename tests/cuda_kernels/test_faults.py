@@ -122,6 +122,7 @@ WORKS = {
     "gradient of mixed": gradient_of_mixed((40, 10)),
     "best": best((20, 10), 4),
     "best long": best((2, 300), 3),
+    "best in rounds": best((160, 64), 2),
     "gradient of best": gradient_of_best((20, 10), 4),
     "gradient of the best of all": gradient_of_best((4, 300), 3, normalize=False),
 }
@@ -170,7 +171,7 @@ FAULTS = {
         "",
     ),
     "chosen experts": ("best", RACE, "topk_router.cu", f"    {WARP}\n#pragma unroll 1", "#pragma unroll 1"),
-    "chosen experts read": ("best", RACE, "topk_router.cu", f"{WARP}  // the stage has been read", ""),
+    "chosen experts read": ("best in rounds", RACE, "topk_router.cu", f"{WARP}  // the stage has been read, and", "//"),
     "written before": (
         "gradient of best",
         RACE,

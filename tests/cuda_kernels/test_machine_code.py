@@ -6,6 +6,8 @@ import pytest
 import torch
 from device_results import IN_PARTS, backward, seed
 
+from bench.static.specimens import MOST_EXPERTS
+
 from .execution import executed
 
 OTHERS = [pytest.param(architecture, marks=pytest.mark.slow) for architecture in (80, 100, 120)]
@@ -33,6 +35,22 @@ def gradient(name, *, tempered=False, both=False):
     return work
 
 
+def router(name, *operands):
+    def work(device, x):
+        getattr(device, name)(x, *operands)
+
+    return work
+
+
+def gradient_of_router(name, *settings):
+    def work(device, x):
+        g, index = torch.empty_like(x[:, :2]), torch.zeros(len(x), 2, dtype=torch.int64)
+        state = (index.double(), None) if name.startswith("sparse") else ()
+        getattr(device, name)(g, x, index, *state, *settings)
+
+    return work
+
+
 REINMAX, STRAIGHT_THROUGH = "reinmax_backward", "straight_through_backward"
 GAPPED, GUMBEL = "gapped_straight_through_backward", "gumbel_rao_backward"
 PATHS = {
@@ -46,6 +64,18 @@ PATHS = {
     GUMBEL: gradient(GUMBEL),
     f"{GUMBEL}, tau, both": gradient(GUMBEL, tempered=True, both=True),
 }
+ROUTERS = {
+    "sparse_mixer": router("sparse_mixer", seed(), None, 0, 0, 2, 2, 0.1),
+    "sparse_mixer_backward": gradient_of_router("sparse_mixer_backward", 0.1, 1.0),
+    "topk_router": router("topk_router", 2, False, True),
+    "topk_router_backward": gradient_of_router("topk_router_backward", False, True),
+}
+PATHS |= ROUTERS
+
+
+def categories_of(path):
+    """For each of a path's kernels some that take it."""
+    return [8, 64, 256, 1024] if path in ROUTERS else CATEGORIES
 
 
 def launches(build, path, rows, categories, dtype):
@@ -66,7 +96,9 @@ def test_no_kernel_uses_local_memory(build_for, architecture):
 @pytest.mark.parametrize("path", PATHS)
 def test_half_of_the_threads_are_resident(build_for, path, architecture):
     for dtype in DTYPES:
-        for rows, categories in [(512, each) for each in (2, *CATEGORIES, 1001)] + [(4, 2**20)]:
+        for rows, categories in [(512, each) for each in (2, 10, *categories_of(path), 1001)] + [(4, 2**20)]:
+            if path in ROUTERS and categories > MOST_EXPERTS:
+                continue
             for launch, kernel in launches(build_for(architecture), path, rows, categories, dtype):
                 found = kernel.occupancy(launch.block[0], launch.shared_bytes).fraction
                 assert found >= LEAST_OCCUPANCY, (launch, dtype)
@@ -90,12 +122,13 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(build_for, path, dtype, ar
         # Noise is no work that memory could hold up. Its kernels have no registers for more than four elements, and in
         # one loop both ways to access a row, of which a launch goes one.
         width, share_of_wide = min(WIDE, 4 * 8 * dtype.itemsize), 0.4
-    tensors = 1 if path.startswith("sample") else 3 if path.endswith("both") else 2
-    for categories in CATEGORIES:
+    tensors = 1 if path.startswith("sample") or path in ROUTERS else 3 if path.endswith("both") else 2
+    for categories in categories_of(path):
         steps = launches(build_for(architecture), path, 512, categories, dtype)
         for launch, kernel in steps:
             assert kernel.widths("LDG")[width] >= tensors, launch
-            if path != "sample" and launch is steps[-1][0]:  # sums come before
+            writes = path not in ("sample", "sparse_mixer", "topk_router")
+            if writes and launch is steps[-1][0]:  # sums come before
                 assert kernel.widths("STG")[width], launch
             for loop in loops(kernel):
                 loaded = sum(each.width for each in loop.instructions if each.operation == "LDG")

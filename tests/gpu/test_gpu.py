@@ -206,6 +206,37 @@ def test_a_graph_replays_a_plan_of_other_assignments(device):
             assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("experts", [10, 64, 300])
+def test_routers_take_rows_that_lie_anywhere(device, experts):
+    for logits in (torch.randn(experts, 77).t(), torch.randn(77 * experts + 1)[1:].view(77, experts)):
+        check_router(device, routing.sparse_mixer, logits, 2, seed=3)
+        check_router(device, routing.topk_router, logits, 3)
+
+
+@pytest.mark.parametrize("experts", [10, 300])
+def test_a_row_without_experts_disturbs_no_other(device, experts):
+    logits = torch.randn(3, experts, device=device)
+    expected, _ = routing.sparse_mixer(logits, 2, seed=1)
+    logits[1, -1] = torch.nan
+    logits.requires_grad_()
+    index, weight = routing.sparse_mixer(logits, 2, seed=1)
+    assert torch.equal(index[::2], expected[::2])
+    assert (index[1] == 0).all()
+    assert weight[1].isnan().all()
+    (grad,) = torch.autograd.grad(weight.sum(), logits)
+    assert grad[1].isnan().all()
+    assert grad[::2].isfinite().all()
+
+
+def test_millions_of_tokens(device):
+    tokens = 2**22 + 3
+    logits = torch.randn(tokens, 8, device=device)
+    index, _ = routing.sparse_mixer(logits, 2, seed=2)
+    last, _ = routing.sparse_mixer(logits[-5:], 2, seed=2, row_offset=tokens - 5)
+    assert torch.equal(index[-5:], last)
+    assert (logits.gather(-1, routing.topk_router(logits, 1)[0])[:, 0] == logits.amax(-1)).all()
+
+
 @pytest.mark.parametrize("shape", [(512, 10), (64, 3000), (2, 100_000)])
 def test_a_graph_replays_with_another_seed(device, shape):
     logits, seed = torch.randn(shape, device=device), torch.tensor([1], device=device)

@@ -9,13 +9,15 @@ from .launches import Launch
 
 # Ops of whose loops `figures` knows how often they are gone through.
 RECKONED = ("sample", "sample_dense", "reinmax_backward", "straight_through_backward")
+ROUTERS = ("sparse_mixer", "sparse_mixer_backward", "topk_router", "topk_router_backward")
+LISTED = (*RECKONED, *ROUTERS)
 
 
 def figures(specimen: Specimen, launched: Sequence[Launch], number: int, kernel: Kernel) -> Figures:
     """Of launch `number`. Which of its loops a kernel takes is decided when it runs: of those that go through a row the
     shortest, for rows that are aligned and have no mask. A row is read in one loop and, where it has to be, written in
     another; where there are two launches, in the second. All else counts once, as if it were executed:
-    it is a bound.
+    it is a bound. Of ops that are not RECKONED, executed instructions are left out.
     """
     launch = launched[number]
     loops = [loop for loop in kernel.loops if loop.innermost and _wide(loop, "LDG")]
@@ -40,8 +42,8 @@ def figures(specimen: Specimen, launched: Sequence[Launch], number: int, kernel:
         wide_loaded_bytes=loads[WIDE] * WIDE // 8,
         wide_stored_bytes=stores[WIDE] * WIDE // 8,
         instructions=len(kernel.instructions),
-        executed=once + looped,
-        looped=looped,
+        executed=once + looped if specimen.op in RECKONED else None,
+        looped=looped if specimen.op in RECKONED else None,
     )
 
 
