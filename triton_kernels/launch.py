@@ -119,7 +119,7 @@ def run(
     **constants: Any,
 ) -> None:
     """Launches on the device's current stream, with registers for such a share of a processor's threads. Arguments are
-    tensors, integers, None, and tuples of them and of constants; other keywords are constants, all that a kernel has.
+    tensors, numbers, None, and tuples of them and of constants; other keywords are constants, all that a kernel has.
 
     Triton finds out at every launch which of a kernel's compiled forms the arguments need, and takes several times as
     long for that as for the launch. Here that is found by a key of its own where the rules are known. What is set in
@@ -150,11 +150,13 @@ _forms: dict[tuple[Any, ...], CompiledKernel] = {}
 
 def _add_traits(args: tuple[Any, ...], add: Callable[[Any], None]) -> None:
     """What a compiled form depends on: whether an integer is 1, divisible by 16, and of 32 bits; a tensor's dtype, and
-    whether it is aligned to 16 bytes; a constant's value; what is None.
+    whether it is aligned to 16 bytes; a constant's value; what is None, a float or a bool.
     """
     for arg in args:
         if type(arg) is int:
             add(arg == 1 or (arg % 16 == 0, -(2**31) <= arg < 2**31))
+        elif type(arg) in (float, bool):  # whatever its value
+            add(type(arg))
         elif arg is None:
             add(None)
         elif isinstance(arg, tuple):
