@@ -96,8 +96,12 @@ def test_cuda_backend_serves_cuda_tensors_alone():
             reinmax_kernels.sample(torch.zeros(2, 3), seed=1)
 
 
-CUDA_SOURCE = "csrc/cuda/ops.cpp"
-CUDA_OPS = re.findall(r'library\.impl\("(\w+)"', (Path(__file__).parents[1] / CUDA_SOURCE).read_text())
+ROOT = Path(__file__).parents[1]
+CUDA_SOURCES = {
+    op: str(path.relative_to(ROOT))
+    for path in (ROOT / "csrc/cuda").glob("*.cpp")
+    for op in re.findall(r'library\.impl\(\s*"(\w+)"', path.read_text())
+}
 
 
 @pytest.mark.parametrize("op", [*ops.TABLE, *router_ops.TABLE])
@@ -105,8 +109,8 @@ def test_cuda_tensors_are_served_by_the_ops_cuda_kernel_where_it_was_built_else_
     """As the dispatcher of PyTorch has it, which is asked here for there may be no GPU to ask."""
     registered = torch._C._dispatch_dump(f"{ops.NAMESPACE}::{op}")
     served = {line.split(":")[0]: line for line in registered.splitlines()}
-    if backends.cuda_architectures and op in CUDA_OPS:
-        assert CUDA_SOURCE in served["CUDA"]
+    if backends.cuda_architectures and op in CUDA_SOURCES:
+        assert CUDA_SOURCES[op] in served["CUDA"]
     else:
         assert ("CUDA" in served) == backends.has_triton
     assert ("XPU" in served) == backends.has_triton

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import device_boundaries
 import device_results
+import device_routers
 import filelock
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import torch
 from test_native import KNOWN_ANSWERS
 from torch.utils import cpp_extension
 
-from reinmax_kernels import ops
+from bench.static.cuda.build import OPS
 from reinmax_kernels.reference import contract
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,11 +31,12 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 def build(folder):
     """The module, which makes its ops known when it is loaded. What is there already is not built again."""
-    sources = [ROOT / "bench/static/cuda/ops_on_cpu_tensors.cpp", *sorted(HOST.glob("*.cpp"))]
-    for path in sorted((ROOT / "csrc/cuda").glob("*.cu")):
-        sources.append(folder / f"{path.stem}_kernels.cpp")
+    sources = sorted(HOST.glob("*.cpp"))
+    firsts = {".cpp": ROOT / "bench/static/cuda/on_cpu_tensors.h", ".cu": HOST / "cuda_runtime.h"}
+    for path in sorted(path for path in (ROOT / "csrc/cuda").iterdir() if path.suffix in firsts):
+        sources.append(folder / f"{path.stem}_{path.suffix[1:]}.cpp")
         if not sources[-1].exists():
-            sources[-1].write_text(f'#include <cuda_runtime.h>\n\n#include "cuda/{path.name}"\n')
+            sources[-1].write_text(f'#include "{firsts[path.suffix]}"\n\n#include "cuda/{path.name}"\n')
     sanitizers = SANITIZERS if os.environ.get("REINMAX_KERNELS_SANITIZE") == "1" else []
     return cpp_extension.load(
         name="reinmax_kernels_native_cuda_test",
@@ -56,7 +58,7 @@ def native(tmp_path_factory):
     folder = shared / "native_cuda"
     folder.mkdir(exist_ok=True)
     schemas = torch.library.Library(NAMESPACE, "DEF")  # forgotten when it is collected
-    for name, op in ops.TABLE.items():
+    for name, op in OPS.items():
         schemas.define(name + op.schema)
     with filelock.FileLock(f"{folder}.lock"):
         module = build(folder)
@@ -99,6 +101,14 @@ class TestNoisyGradients(device_results.NoisyGradients):
 
 
 class TestRows(device_results.Rows):
+    pass
+
+
+class TestSparseMixer(device_routers.SparseMixer):
+    pass
+
+
+class TestTopkRouter(device_routers.TopkRouter):
     pass
 
 

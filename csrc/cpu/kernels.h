@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "experts.h"
 
 namespace reinmax_kernels::cpu {
 
@@ -95,8 +96,7 @@ struct BernoulliArguments {
   void* grad_logits = nullptr;
 };
 
-// A router's rows: experts are the categories, kMostExperts at the most.
-constexpr int64_t kMostExperts = 1024;
+// Of routers experts are the categories.
 
 struct TopkRouterArguments {
   Logits logits;
@@ -116,8 +116,8 @@ struct SparseMixerArguments {
   int64_t rows_per_seed = 1;
   int64_t offset = 0;
   int64_t row_offset = 0;
-  int64_t k;        // 1 or 2
-  int version = 2;  // 1 or 2
+  int64_t k;  // 1 to kMostDraws
+  MixerFactor factor;
   double jitter_eps;
   int64_t* index;          // [N, k]: written by the forward, read by the backward, each in [0, E)
   double* log_sum_exp;     // [N, k], likewise

@@ -11,28 +11,17 @@
 #include "cpu/dispatch_plan.h"
 #include "cpu/kernels.h"
 #include "cpu/operands.h"
-#include "tensors.h"
+#include "routers.h"
 
 namespace reinmax_kernels::cpu {
 namespace {
 
 constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
 
-// Logits [..., E], and what a router gives for them, [..., k].
-struct RouterShape : Shape {
-  RouterShape(const Tensor& logits, int64_t k) : Shape(logits), chosen(leading) {
-    require(2 <= categories && categories <= kMostExperts, "logits: expected 2 to 1024 experts");
-    require(1 <= k && k <= categories, "k: expected a value in [1, E]");
-    chosen.push_back(k);
-  }
-  std::vector<int64_t> chosen;
-};
-
 // The experts that a forward chose, as its backward reads them.
 Tensor checked_experts(const Tensor& index, const RouterShape& shape) {
-  const int64_t count = shape.rows * shape.chosen.back();
-  require(index.scalar_type() == ScalarType::Long && index.numel() == count, "index: expected int64, [..., k]");
-  const Tensor contiguous = torch::stable::contiguous(index);
+  const int64_t count = shape.rows * shape.k;
+  const Tensor contiguous = checked_chosen(index, shape);
   const int64_t* experts = contiguous.const_data_ptr<int64_t>();
   bool all_known = true;  // without a branch for each, which would cost as much as the backward of few experts
   for (int64_t i = 0; i < count; ++i) all_known &= uint64_t(experts[i]) < uint64_t(shape.categories);
@@ -64,11 +53,10 @@ Rows grad_rows(const Tensor& grad_weight, const RouterShape& shape, const Logits
 
 SparseMixerArguments mixer_arguments(const Tensor& logits, const std::optional<Tensor>& mask, const RouterShape& shape,
                                      double jitter_eps) {
-  require(shape.chosen.back() <= 2, "k: expected 1 or 2");
-  require(jitter_eps >= 0 && std::isfinite(jitter_eps), "jitter_eps: expected a finite value >= 0");
+  require_mixer(shape, jitter_eps);
   SparseMixerArguments arguments;
   arguments.logits = logits_of(logits, mask, shape);
-  arguments.k = shape.chosen.back();
+  arguments.k = shape.k;
   arguments.jitter_eps = jitter_eps;
   return arguments;
 }
@@ -77,7 +65,6 @@ std::tuple<Tensor, Tensor, Tensor> sparse_mixer(const Tensor& logits_given, cons
                                                 const std::optional<Tensor>& mask, int64_t offset, int64_t row_offset,
                                                 int64_t k, int64_t version, double jitter_eps) {
   const RouterShape shape(logits_given, k);
-  require(version == 2 || (version == 1 && k == 1), "version: expected 2, or 1 with k = 1");
   const Tensor logits = with_adjacent_categories(logits_given);
   SparseMixerArguments arguments = mixer_arguments(logits, mask, shape, jitter_eps);
   std::optional<Tensor> seeds;
@@ -88,7 +75,7 @@ std::tuple<Tensor, Tensor, Tensor> sparse_mixer(const Tensor& logits_given, cons
   }
   arguments.offset = offset;
   arguments.row_offset = row_offset;
-  arguments.version = int(version);
+  arguments.factor = checked_factor(shape, version);
   Tensor index = empty(shape.chosen, ScalarType::Long);
   Tensor weight = dense_output(logits, shape.chosen);
   Tensor log_sum_exp = empty(shape.chosen, ScalarType::Double);
@@ -108,9 +95,7 @@ Tensor sparse_mixer_backward(const Tensor& grad_weight, const Tensor& logits_giv
                              double scale) {
   const RouterShape shape(logits_given, index_given.size(-1));
   const Tensor logits = with_adjacent_categories(logits_given), index = checked_experts(index_given, shape);
-  require(log_sum_exp_given.scalar_type() == ScalarType::Double && log_sum_exp_given.numel() == index.numel(),
-          "log_sum_exp: expected float64, [..., k]");
-  const Tensor log_sum_exp = torch::stable::contiguous(log_sum_exp_given);
+  const Tensor log_sum_exp = checked_log_sum_exps(log_sum_exp_given, shape);
   Tensor grad_logits = dense_output(logits, shape.sizes);
   SparseMixerArguments arguments = mixer_arguments(logits, mask, shape, jitter_eps);
   arguments.index = const_cast<int64_t*>(index.const_data_ptr<int64_t>());
@@ -151,7 +136,7 @@ Tensor topk_router_backward(const Tensor& grad_weight, const Tensor& logits_give
   Tensor grad_logits = dense_output(logits, shape.sizes);
   TopkRouterArguments arguments;
   arguments.logits = logits_of(logits, std::nullopt, shape);
-  arguments.k = shape.chosen.back();
+  arguments.k = shape.k;
   arguments.sigmoid = sigmoid;
   arguments.normalize = normalize;
   arguments.index = const_cast<int64_t*>(index.const_data_ptr<int64_t>());

@@ -14,12 +14,10 @@ REINMAX_INLINE Real jitter_limit(const SparseMixerArguments& a) {
   return Real(2 * a.jitter_eps);
 }
 
-// The factor of a drawn expert's probability.
+// Of a drawn expert's probability.
 template <class Real>
-REINMAX_INLINE Real mixer_factor(const SparseMixerArguments& a, bool is_best, uint64_t auxiliary) {
-  const bool first_version = a.version == 1;
-  const uint64_t limit = first_version ? uint64_t{1} << 63 : uint64_t{3} << 62;  // 1/2, 3/4
-  return is_best || auxiliary > limit ? Real(1) : first_version ? Real(0.5) : Real(0.3333);
+REINMAX_INLINE Real factor_of_drawn(const SparseMixerArguments& a, bool is_best, uint64_t auxiliary) {
+  return is_best || auxiliary > a.factor.limit ? Real(1) : Real(a.factor.factor);
 }
 
 REINMAX_INLINE void store_draw_values(const Pack<float>& v, float* to) { v.store(to); }
@@ -32,7 +30,7 @@ REINMAX_INLINE void store_draw_values(const Pack<double>& v, float* to) {
 // Of a block of rows, what all their draws leave: as it lies in memory, so that it is written at once.
 template <class Real>
 struct MixerResults {
-  static constexpr int kMost = 2 * kBlockRows;
+  static constexpr int kMost = kMostDraws * kBlockRows;
   int64_t index[kMost];
   double log_sum_exp[kMost];
   Real weight[kMost];
@@ -52,7 +50,7 @@ struct MixerUniforms {
   void draw(const SparseMixerArguments& a, int64_t row, int64_t count, int64_t number) {
     if (a.seeds == nullptr) return;
     expert.draw(a, row, count, uint64_t(number));
-    factor.draw(a, row, count, uint64_t(number) + 2);
+    factor.draw(a, row, count, uint64_t(number) + kMostDraws);
   }
 };
 
@@ -136,7 +134,7 @@ class MixerFew {
       }
       results_.index[at] = drawn;
       results_.log_sum_exp[at] = log_sum_exp_[i];
-      results_.weight[at] = probability * mixer_factor<Real>(a_, is_best, is_best ? 0 : uniforms_.factor.chunk[i]);
+      results_.weight[at] = probability * factor_of_drawn<Real>(a_, is_best, is_best ? 0 : uniforms_.factor.chunk[i]);
       x = kMinusInfinity<Real>;
     }
   }
@@ -216,12 +214,13 @@ class MixerMany {
       sums_[draw][i] = chunk_.sum;
       probability = weights_[drawn] / float(chunk_.sum);
     }
-    results_.weight[at] = probability * mixer_factor<Real>(a_, is_best, is_best ? 0 : uniforms_[draw].factor.chunk[i]);
+    results_.weight[at] =
+        probability * factor_of_drawn<Real>(a_, is_best, is_best ? 0 : uniforms_[draw].factor.chunk[i]);
     x_[drawn] = kMinusInfinity<Real>;
   }
 
   static constexpr bool kDouble = sizeof(Real) == sizeof(double);
-  static constexpr int kDraws = 2;
+  static constexpr int kDraws = kMostDraws;
   const SparseMixerArguments& a_;
   const int64_t padded_;
   alignas(kRegisterBytes) Real x_[kChunk];

@@ -15,9 +15,21 @@ __device__ __forceinline__ Uniforms uniforms(uint64_t seed, uint64_t number, uin
   return {of_row.chunk, of_row.element};
 }
 
+// Where a row is in the streams of all seeds.
+struct PlaceInStream {
+  uint64_t seed, number;
+
+  template <class Arguments>
+  __device__ __forceinline__ PlaceInStream(const Arguments& arguments, int64_t row) {
+    const int64_t before = arguments.rows_per_seed.divide(row);
+    seed = uint64_t(__ldg(arguments.seeds + before));
+    number = arguments.row_offset + uint64_t(row - before * arguments.rows_per_seed.value());
+  }
+};
+
 __device__ __forceinline__ Uniforms uniforms(const SampleArguments& arguments, int64_t row) {
-  const int64_t seed = arguments.rows_per_seed.divide(row), number = row - seed * arguments.rows_per_seed.value();
-  return uniforms(uint64_t(__ldg(arguments.seeds + seed)), arguments.row_offset + uint64_t(number), arguments.offset);
+  const PlaceInStream place(arguments, row);
+  return uniforms(place.seed, place.number, arguments.offset);
 }
 
 // These numbers of some rows of one chunk, in shared memory, where neighbouring threads compute each of them once and

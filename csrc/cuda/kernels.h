@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "experts.h"
 
 namespace reinmax_kernels::cuda {
 
@@ -92,6 +93,52 @@ struct BackwardArguments {
   void* grad_logits = nullptr;          // [N, C] in the logits' dtype
 };
 
+// Of routers experts are the categories, and what they give for the rows is [N, k].
+
+struct SparseMixerArguments {
+  Logits logits;
+  const int64_t* seeds = nullptr;  // none: the best experts are chosen, not drawn
+  Divisor rows_per_seed = 1;
+  uint64_t offset = 0;
+  uint64_t row_offset = 0;
+  int k = 1;                // 1 to kMostDraws
+  double jitter_limit = 0;  // twice epsilon
+  MixerFactor factor;
+  int64_t* index = nullptr;
+  void* weight = nullptr;         // in the logits' dtype
+  double* log_sum_exp = nullptr;  // of what each expert was drawn from
+};
+
+struct SparseMixerBackwardArguments {
+  Logits logits;
+  const void* grad_weight = nullptr;  // in the logits' dtype
+  const int64_t* index = nullptr;     // each in [0, E)
+  const double* log_sum_exp = nullptr;
+  int k = 1;
+  double jitter_limit = 0;
+  double scale = 1;
+  void* grad_logits = nullptr;  // [N, E] in the logits' dtype
+};
+
+struct TopkRouterArguments {
+  Logits logits;
+  int k = 1;  // 1 to E
+  bool sigmoid = false;
+  bool normalize = false;
+  int64_t* index = nullptr;
+  void* weight = nullptr;  // in the logits' dtype
+};
+
+struct TopkRouterBackwardArguments {
+  Logits logits;
+  const void* grad_weight = nullptr;  // in the logits' dtype
+  const int64_t* index = nullptr;     // each in [0, E), those of a row different
+  int k = 1;
+  bool sigmoid = false;
+  bool normalize = false;
+  void* grad_logits = nullptr;  // [N, E] in the logits' dtype
+};
+
 // Bytes of scratch on the device, aligned to 16, that a launch needs until the kernels have run; often 0.
 int64_t sample_scratch_bytes(const SampleArguments& arguments);
 int64_t backward_scratch_bytes(const BackwardArguments& arguments);
@@ -102,5 +149,9 @@ void reinmax_backward(const BackwardArguments& arguments, void* scratch, Stream 
 void straight_through_backward(const BackwardArguments& arguments, void* scratch, Stream stream);
 void gapped_straight_through_backward(const BackwardArguments& arguments, void* scratch, Stream stream);
 void gumbel_rao_backward(const BackwardArguments& arguments, void* scratch, Stream stream);
+void sparse_mixer(const SparseMixerArguments& arguments, Stream stream);
+void sparse_mixer_backward(const SparseMixerBackwardArguments& arguments, Stream stream);
+void topk_router(const TopkRouterArguments& arguments, Stream stream);
+void topk_router_backward(const TopkRouterBackwardArguments& arguments, Stream stream);
 
 }  // namespace reinmax_kernels::cuda

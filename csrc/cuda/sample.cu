@@ -9,20 +9,7 @@
 
 namespace reinmax_kernels::cuda {
 
-// Of so many rounds that all warps together have to go, those of one warp: as many as let all warps be resident at
-// once, and at most so many. Fewer would leave a few warps for a second wave, which takes as long as the first.
-static int rounds_per_warp(int64_t rounds, int most) {
-  constexpr int kResidentWarps = 36;  // of a processor, in the 56 registers or fewer that these kernels take
-  const int64_t resident = int64_t{kResidentWarps} * processors();
-  const int64_t waves = ceil_divide(rounds, resident * most);
-  return int(ceil_divide(rounds, resident * waves));
-}
-
 static bool is_dense(const SampleArguments& arguments) { return arguments.probs != nullptr; }
-
-static bool are_packed(const Logits& logits) {
-  return int64_t(logits.inner) == 1 && logits.values.outer_stride == logits.categories;
-}
 
 static int64_t chunks_of(const Logits& logits) { return ceil_divide(logits.categories, contract::kChunk); }
 
@@ -77,7 +64,7 @@ static bool sample_few(const SampleArguments& arguments, Stream stream) {
   const int64_t rows_per_seed = arguments.rows_per_seed;
   const bool aligned = reinterpret_cast<uintptr_t>(logits.values.data) % 16 == 0;
   const bool one_seed = rows_per_seed == logits.rows || rows_per_seed % (kRows * rounds) == 0;
-  if (!are_packed(logits) || logits.mask.data != nullptr || !aligned || !one_seed) return false;
+  if (!lie_side_by_side(logits) || logits.mask.data != nullptr || !aligned || !one_seed) return false;
   const int64_t blocks = ceil_divide(logits.rows, int64_t{kRows} * rounds);
   launch(sample_few_kernel<T, kCategories, kDense>, dim3(unsigned(blocks)), kFewThreads, 0, stream, arguments, rounds);
   return true;
@@ -97,17 +84,9 @@ static bool sample_few(const SampleArguments& arguments, Stream stream) {
 
 template <class T, int kWidth, bool kDense>
 static void sample_short(const SampleArguments& arguments, Stream stream) {
-  constexpr int kElements = kShortElements<T, kWidth>;
   const Logits& logits = arguments.logits;
-  const int64_t categories = logits.categories;
-  ShortWork work{};
-  while ((kElements << work.group_bits) < categories) ++work.group_bits;
-  work.elements = int(ceil_divide(categories, int64_t{kWidth} << work.group_bits)) * kWidth;
-  const int rows_a_round = 32 >> work.group_bits;
-  work.rounds = rounds_per_warp(ceil_divide(logits.rows, rows_a_round), 1 << work.group_bits);
-  work.packed = are_packed(logits);
-  const int64_t blocks = ceil_divide(logits.rows, int64_t{kShortWarps} * rows_a_round * work.rounds);
-  launch(sample_short_kernel<T, kWidth, kDense>, dim3(unsigned(blocks)), 32 * kShortWarps, 0, stream, arguments, work);
+  const ShortWork work = short_work<T, kWidth>(logits);
+  launch(sample_short_kernel<T, kWidth, kDense>, work.grid(logits.rows), 32 * kShortWarps, 0, stream, arguments, work);
 }
 
 template <class T, int kWidth, bool kDense>

@@ -159,9 +159,9 @@ struct DrawnElement {
   uint64_t total;  // of the chunk's weights; where it is 0, the category means nothing
 };
 
-// `own` is the sum of weights of segment number `lane` of the chunk.
-template <class T, int kWidth>
-__device__ __forceinline__ DrawnElement draw_element(const LogitsRow<T>& row, int first, int categories, float largest,
+// `own` is the sum of weights of segment number `lane` of the chunk. A row is what has logits to load.
+template <class T, int kWidth, template <class> class Row>
+__device__ __forceinline__ DrawnElement draw_element(const Row<T>& row, int first, int categories, float largest,
                                                      uint64_t own, uint64_t uniform, int lane) {
   constexpr int kElements = kSegmentLane<kWidth>, kLast = kSegments<kWidth> - 1;
   const uint64_t through = inclusive_sum(own, lane, kLast + 1);

@@ -5,10 +5,13 @@ import torch
 from device_results import REFERENCE, backward, random, seed
 from ptx import Kind
 
+from reinmax_kernels import router_ops
+
 from .execution import executed
 from .planting import Fault, Planted
 
 SEED = 2**40 + 3
+ROUTERS = router_ops.OPS["reference"]
 
 
 def draws(shape, *, mask=False, spoilt=False, **options):
@@ -42,6 +45,50 @@ def gradient(name, shape, *, tau=None, h=False, swapped=False, **options):
     return work, options
 
 
+def of_experts(shape, dtype):
+    """Logits of which some are equal, and some of these the largest of their row."""
+    torch.manual_seed(1)
+    return random(shape, dtype).mul_(4).round_().div_(4)
+
+
+def mixed(shape, dtype=torch.float32, *, training=True, **options):
+    """What SparseMixer gives for two experts of each row."""
+
+    def work(device):
+        stream = (seed(SEED), None, 3, 7) if training else (None, None, 0, 0)
+        return list(device.sparse_mixer(of_experts(shape, dtype), *stream, 2, 2, 0.3))
+
+    return work, options
+
+
+def gradient_of_mixed(shape):
+    def work(device):
+        logits = of_experts(shape, torch.float32)
+        index, _, log_sum_exp = ROUTERS["sparse_mixer"](logits, seed(SEED), None, 3, 7, 2, 2, 0.3)
+        g = random((shape[0], 2), torch.float32)
+        return [device.sparse_mixer_backward(g, logits, index, log_sum_exp, None, 0.3, 2.0)]
+
+    return work, {}
+
+
+def best(shape, k):
+    def work(device):
+        logits = of_experts(shape, torch.float32)
+        logits[0] = torch.tensor([0.0, -0.0]).repeat(shape[-1] // 2)
+        return list(device.topk_router(logits, k, False, True))
+
+    return work, {}
+
+
+def gradient_of_best(shape, k, *, normalize=True):
+    def work(device):
+        logits = of_experts(shape, torch.float32)
+        index, _ = ROUTERS["topk_router"](logits, k, False, normalize)
+        return [device.topk_router_backward(random((shape[0], k), torch.float32), logits, index, False, normalize)]
+
+    return work, {}
+
+
 SHORT, MEDIUM, LONG = draws((40, 10)), draws((2, 1000)), draws((4, 2500))
 PARTS = draws((1, 40 * 1024), processors=132)
 REINMAX, GAPPED, GUMBEL = "reinmax_backward", "gapped_straight_through_backward", "gumbel_rao_backward"
@@ -67,6 +114,16 @@ WORKS = {
     "noise of long rows": gradient(GUMBEL, (1, 4101), h=True),
     "noise in parts": gradient(GUMBEL, (1, 8200), processors=132),
     "two loops": gradient(REINMAX, (2, 3, 100), swapped=True),
+    "mixed in rounds": mixed((80, 65)),
+    "mixed": mixed((40, 8)),
+    "mixed long": mixed((4, 300)),
+    "mixed in float64": mixed((8, 10), torch.float64),
+    "unmixed": mixed((20, 12), training=False),
+    "gradient of mixed": gradient_of_mixed((40, 10)),
+    "best": best((20, 10), 4),
+    "best long": best((2, 300), 3),
+    "gradient of best": gradient_of_best((20, 10), 4),
+    "gradient of the best of all": gradient_of_best((4, 300), 3, normalize=False),
 }
 RACE, OUTSIDE, WRONG = Kind.DATA_RACE, Kind.OUT_OF_BOUNDS, None  # what finds them; None: the results
 BLOCK, WARP = "__syncthreads();", "__syncwarp();"
@@ -78,8 +135,8 @@ FAULTS = {
     "sums of chunks": ("in parts", RACE, "chunks.cuh", "= through;\n  synchronize();", "= through;"),
     "uniforms": ("medium", RACE, "sample_medium.cuh", f"rows, thread);\n  {BLOCK}", "rows, thread);"),
     "rows' numbers": ("medium", RACE, "sample_medium.cuh", f"  {BLOCK}\n  numbers.store", "  numbers.store"),
-    "stage written": ("short", RACE, "sample_short.cuh", f"{WARP}\n    copy(elements_, to", "copy(elements_, to"),
-    "stage read": ("short", RACE, "sample_short.cuh", f"to, lane);\n    {WARP}\n  }}", "to, lane);\n  }"),
+    "stage written": ("short", RACE, "short_rows.cuh", f"{WARP}\n    copy(elements_, to", "copy(elements_, to"),
+    "stage read": ("short", RACE, "short_rows.cuh", f"to, lane);\n    {WARP}\n  }}", "to, lane);\n  }"),
     "tile loaded": ("short gradient", RACE, "backward_short.cuh", f"categories);\n  {BLOCK}", "categories);"),
     "tile read": ("short gradient", RACE, "backward_short.cuh", f"if constexpr (kStaged) {BLOCK}", ""),
     "tile written": ("short gradient", RACE, "backward_short.cuh", f"    {BLOCK}\n    copy_tile", "    copy_tile"),
@@ -103,6 +160,47 @@ FAULTS = {
     "own prefix sum": ("few", WRONG, "sample_few.cuh", "through[e - 1] <=", "through[e] <="),
     "row of a thread": ("an odd number of few", WRONG, "sample_few.cuh", "uint64_t(first + r)", "uint64_t(first)"),
     "lane left out": ("medium", WRONG, "weights.cuh", "distance = 1; distance", "distance = 2; distance"),
+    # Routers.
+    "uniforms of experts": ("mixed", RACE, "sparse_mixer.cu", f"threadIdx.x % 32);\n  {WARP}", "threadIdx.x % 32);"),
+    "stage of experts": (
+        "mixed in rounds",
+        RACE,
+        "sparse_mixer.cu",
+        f"{WARP}  // the stage has been read, and the numbers are kept",
+        "",
+    ),
+    "chosen experts": ("best", RACE, "topk_router.cu", f"    {WARP}\n#pragma unroll 1", "#pragma unroll 1"),
+    "chosen experts read": ("best", RACE, "topk_router.cu", f"{WARP}  // the stage has been read", ""),
+    "written before": (
+        "gradient of best",
+        RACE,
+        "topk_router.cu",
+        f"    {WARP}\n    const Real common",
+        "const Real common",
+    ),
+    "tail of experts": ("mixed long", OUTSIDE, "experts.cuh", "return j < end_", "return j <= end_"),
+    "how far behind": ("mixed", WRONG, "sparse_mixer.cu", "larger(fabs(x), largest)", "largest"),
+    "limit in float64": ("mixed in float64", WRONG, "sparse_mixer.cu", "> limit ?", "> 2 * limit ?"),
+    "number of a draw": ("mixed", WRONG, "sparse_mixer.cu", "uint64_t(number) << 56", "uint64_t(number) << 55"),
+    "factor's uniform": ("mixed", WRONG, "sparse_mixer.cu", "draw(kMostDraws + d).chunk", "draw(d).chunk"),
+    "same expert twice": ("mixed", WRONG, "sparse_mixer.cu", "experts.take(taken = index);", ""),
+    "same expert twice, long": ("mixed long", WRONG, "sparse_mixer.cu", "j + e == taken ?", "false ?"),
+    "segment of an expert": ("mixed long", WRONG, "sparse_mixer.cu", "round.lane == a / kOfSegment", "round.lane == 0"),
+    "best among equals": ("unmixed", WRONG, "experts.cuh", "if (x[e] > own)", "if (x[e] >= own)"),
+    "best of another thread": ("unmixed", WRONG, "experts.cuh", "min(a, b); });", "max(a, b); });"),
+    "first expert left": (
+        "gradient of mixed",
+        WRONG,
+        "sparse_mixer.cu",
+        "j == first.drawn ? -infinity<Real>() : x",
+        "x",
+    ),
+    "largest without the first": ("gradient of mixed", WRONG, "experts.cuh", "position(a) + e == expert ?", "false ?"),
+    "zeros in order": ("best", WRONG, "topk_router.cu", "x == 0 ? Real(0) : x", "x"),
+    "equals in order": ("best long", WRONG, "topk_router.cu", "return min(a, b); }", "return max(a, b); }"),
+    "taken experts": ("best", WRONG, "topk_router.cu", "taken_ |= 1u << element_;", ""),
+    "sum over the chosen": ("gradient of best", WRONG, "topk_router.cu", "(arrived(s) - common)", "arrived(s)"),
+    "sum over all": ("gradient of the best of all", WRONG, "topk_router.cu", "(total * total)", "total"),
     # Sums and formulas.
     "lane of a sum": ("short gradient", WRONG, "row.cuh", "distance > 0;", "distance > 1;"),
     "sums of parts": ("gradient in parts", WRONG, "backward_long.cuh", "sums.pi_h = from[size]", "sums.pi_h = from[0]"),

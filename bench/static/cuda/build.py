@@ -16,12 +16,13 @@ import torch
 from torch.utils import cpp_extension
 
 import cuda_toolkit
-from reinmax_kernels import ops
+from reinmax_kernels import ops, router_ops
 
 from ... import sass
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
+OPS = {**ops.TABLE, **router_ops.TABLE}  # the op tables that have files in csrc/cuda
 TORCH_ABI = "0x020A000000000000"  # as in setup.py
 WRAPPED = (  # torch's functions that the fake runtime stands in for
     "aoti_torch_empty_strided",
@@ -47,7 +48,7 @@ class Build:
     @cached_property
     def library(self) -> ctypes.CDLL:
         self.schemas = torch.library.Library(namespace(self.architecture), "DEF")  # forgotten when it is collected
-        for name, op in ops.TABLE.items():
+        for name, op in OPS.items():
             self.schemas.define(name + op.schema)
         return ctypes.CDLL(str(self.folder / "library.so"))
 
@@ -88,7 +89,7 @@ def built(architecture: int) -> Build:
     cuda_toolkit.nvcc()
     folder = ROOT / "build/static" / f"sm_{architecture}"
     library = folder / "library.so"
-    sources = [*(path for path in (ROOT / "csrc").rglob("*") if path.is_file()), *HERE.glob("*.cpp")]
+    sources = [*(path for path in (ROOT / "csrc").rglob("*") if path.is_file()), *HERE.glob("*.cpp"), *HERE.glob("*.h")]
     if not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in sources):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -132,14 +133,15 @@ def build(architecture: int, folder: Path, source: Path = ROOT / "csrc") -> None
         nvcc(architecture, *common, "--keep", f"--keep-dir={target}", "-c", path, "-o", target / "object.o")
         return target / "object.o"
 
-    def compile_host(name: str) -> Path:
-        target = folder / f"{name}.o"
-        run(["c++", *cpp, *common, *includes, "-c", HERE / f"{name}.cpp", "-o", target])
+    def compile_host(path: Path) -> Path:
+        target = folder / f"{path.stem}.o"
+        forced = () if path.parent == HERE else ("-include", HERE / "on_cpu_tensors.h")
+        run(["c++", *cpp, *common, *includes, *forced, "-c", path, "-o", target])
         return target
 
     with ThreadPoolExecutor(JOBS) as pool:
         kernels = pool.map(compile_kernels, sorted((source / "cuda").glob("*.cu")))
-        hosts = pool.map(compile_host, ("fake_cuda", "ops_on_cpu_tensors"))
+        hosts = pool.map(compile_host, [HERE / "fake_cuda.cpp", *sorted((source / "cuda").glob("*.cpp"))])
         objects = [*kernels, *hosts]
     libraries = [part for path in cpp_extension.library_paths() for part in (f"-L{path}", f"-Wl,-rpath,{path}")]
     wrapped = [f"-Wl,--wrap={name}" for name in WRAPPED]

@@ -1,8 +1,0 @@
-// The op table as it is, but for CPU tensors: its kernels run on an interpreter, which has the host's memory for its
-// own.
-#include "cuda/device.h"
-#include "cuda/operands.h"
-#include "tensors.h"
-
-#define CUDA CPU
-#include "cuda/ops.cpp"
