@@ -175,7 +175,7 @@ class DispatchPlan:
             ((31,), 2, "drawn"),
             ((33,), 5, "falling"),
             ((130,), 3, "the same"),
-            ((300,), 8, "drawn"),
+            ((1500,), 8, "drawn"),  # more than one round to a part
             ((300,), 8, "falling"),
             ((555,), 256, "drawn"),  # as many as are looked at at a time, and with those that are none one more
             ((1100,), 1030, "drawn"),  # more than a router has

@@ -112,6 +112,10 @@ class TestTopkRouter(device_routers.TopkRouter):
     pass
 
 
+class TestDispatchPlan(device_routers.DispatchPlan):
+    pass
+
+
 class TestBoundaries(device_boundaries.DrawsAtBoundaries):
     pass
 

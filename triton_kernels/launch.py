@@ -124,7 +124,7 @@ def run(
     **constants: Any,
 ) -> None:
     """Launches on the device's current stream, with registers for such a share of a processor's threads. Arguments are
-    tensors, integers, None, and tuples of them and of constants; other keywords are constants, all that a kernel has.
+    tensors, numbers, None, and tuples of them and of constants; other keywords are constants, all that a kernel has.
 
     Triton finds out at every launch which of a kernel's compiled forms the arguments need, and takes several times as
     long for that as for the launch. Here that is found by a key of its own where the rules are known. What is set in
@@ -161,7 +161,7 @@ _LEAST, _MOST = -(2**31), 2**31 - 1  # that 32 bits hold
 
 def _add_traits(args: tuple[Any, ...], add: Callable[[Any], None]) -> None:
     """What a compiled form depends on: whether an integer is 1, divisible by 16, and of 32 bits; a tensor's dtype, and
-    whether it is aligned to 16 bytes; a constant's value; what is None.
+    whether it is aligned to 16 bytes; a constant's value; what is None, a float or a bool.
     """
     for arg in args:
         kind = type(arg)
@@ -173,6 +173,8 @@ def _add_traits(args: tuple[Any, ...], add: Callable[[Any], None]) -> None:
             add((count == 1 or (not count & 15, _LEAST <= count <= _MOST), unit.value))
         elif kind is int:
             add(arg == 1 or (not arg & 15, _LEAST <= arg <= _MOST))
+        elif kind is float or kind is bool:  # whatever its value
+            add(kind)
         elif arg is None:
             add(None)
         elif kind is constexpr:

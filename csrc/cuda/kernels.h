@@ -163,10 +163,20 @@ struct BernoulliArguments {
   void* grad_logits = nullptr;
 };
 
+// Lists of assignments, at least one, and what they get, each in one piece.
+struct DispatchPlanArguments {
+  const int64_t* index = nullptr;  // [lists, length]
+  int64_t lists = 0, length = 0, experts = 0;
+  int64_t* counts = nullptr;   // [lists, experts]
+  int64_t* order = nullptr;    // [lists, length]; absent: experts are counted, and nothing else
+  int64_t* inverse = nullptr;  // [lists, length]
+};
+
 // Bytes of scratch on the device, aligned to 16, that a launch needs until the kernels have run; often 0.
 int64_t sample_scratch_bytes(const SampleArguments& arguments);
 int64_t backward_scratch_bytes(const BackwardArguments& arguments);
 int64_t gumbel_rao_scratch_bytes(const BackwardArguments& arguments);  // backward_scratch_bytes is for all others
+int64_t dispatch_plan_scratch_bytes(const DispatchPlanArguments& arguments);
 
 void sample(const SampleArguments& arguments, void* scratch, Stream stream);
 void reinmax_backward(const BackwardArguments& arguments, void* scratch, Stream stream);
@@ -177,6 +187,7 @@ void sparse_mixer(const SparseMixerArguments& arguments, Stream stream);
 void sparse_mixer_backward(const SparseMixerBackwardArguments& arguments, Stream stream);
 void topk_router(const TopkRouterArguments& arguments, Stream stream);
 void topk_router_backward(const TopkRouterBackwardArguments& arguments, Stream stream);
+void dispatch_plan(const DispatchPlanArguments& arguments, void* scratch, Stream stream);
 
 void bernoulli(const BernoulliArguments& arguments, Stream stream);
 void bernoulli_reinmax_backward(const BernoulliArguments& arguments, Stream stream);

@@ -116,6 +116,53 @@ Tensor take_best_backward(const Tensor& grad_weight_given, const Tensor& logits,
   return grad_logits;
 }
 
+// Lists of assignments [..., M], and how many each expert has [..., E].
+struct Lists {
+  Lists(const Tensor& index_given, int64_t experts) {
+    require(index_given.scalar_type() == ScalarType::Long && index_given.dim() >= 1, "index: expected int64, [..., M]");
+    require(experts >= 1, "num_experts: expected at least 1");
+    index = torch::stable::contiguous(index_given);
+    sizes.assign(index.sizes().begin(), index.sizes().end());
+    std::vector<int64_t> counts_sizes = sizes;
+    counts_sizes.back() = experts;
+    counts = empty_beside(index, counts_sizes, ScalarType::Long);
+    arguments.index = index.const_data_ptr<int64_t>();
+    arguments.lists = counts.numel() / experts;
+    arguments.length = sizes.back();
+    arguments.experts = experts;
+    arguments.counts = counts.mutable_data_ptr<int64_t>();
+  }
+
+  void launch() {
+    if (arguments.lists == 0) return;
+    const int64_t bytes = dispatch_plan_scratch_bytes(arguments);
+    Tensor scratch = empty_beside(index, {bytes / int64_t(sizeof(int64_t))}, ScalarType::Long);
+    dispatch_plan(arguments, scratch.mutable_data_ptr(), current_stream(index.get_device()));
+  }
+
+  Tensor index, counts;
+  std::vector<int64_t> sizes;
+  DispatchPlanArguments arguments;
+};
+
+Tensor count(const Tensor& index, int64_t experts) {
+  const DeviceGuard guard(index.get_device());
+  Lists lists(index, experts);
+  lists.launch();
+  return lists.counts;
+}
+
+std::tuple<Tensor, Tensor, Tensor> plan(const Tensor& index, int64_t experts) {
+  const DeviceGuard guard(index.get_device());
+  Lists lists(index, experts);
+  Tensor order = empty_beside(index, lists.sizes, ScalarType::Long);
+  Tensor inverse = empty_beside(index, lists.sizes, ScalarType::Long);
+  lists.arguments.order = order.mutable_data_ptr<int64_t>();
+  lists.arguments.inverse = inverse.mutable_data_ptr<int64_t>();
+  lists.launch();
+  return {lists.counts, order, inverse};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(reinmax_kernels, CUDA, library) {
@@ -123,6 +170,8 @@ STABLE_TORCH_LIBRARY_IMPL(reinmax_kernels, CUDA, library) {
   library.impl("sparse_mixer_backward", TORCH_BOX(&mix_backward));
   library.impl("topk_router", TORCH_BOX(&take_best));
   library.impl("topk_router_backward", TORCH_BOX(&take_best_backward));
+  library.impl("dispatch_plan", TORCH_BOX(&plan));
+  library.impl("expert_counts", TORCH_BOX(&count));
 }
 
 }  // namespace reinmax_kernels::cuda

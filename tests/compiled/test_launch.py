@@ -28,10 +28,11 @@ class Some(NamedTuple):
 
 
 @triton.jit
-def copy_kernel(out_ptr, some, n, A: tl.constexpr, B: tl.constexpr):  # noqa: N803
+def copy_kernel(out_ptr, some, n, scale, A: tl.constexpr, B: tl.constexpr):  # noqa: N803
     if some.data is not None:
         i = tl.program_id(0) * A + tl.arange(0, A)
-        tl.store(out_ptr + i, tl.load(some.data + i * some.size.count * some.size.unit + B), mask=i < n)
+        x = tl.load(some.data + i * some.size.count * some.size.unit + B)
+        tl.store(out_ptr + i, x * scale, mask=i < n)
 
 
 @triton.jit
@@ -122,21 +123,24 @@ def tensor(dtype, offset=0):
 
 FULL = tensor(torch.float32)
 ARGUMENTS = {
-    "float32": (FULL, Some(FULL, row.multiple(6)), 40),
-    "other sizes": (tensor(torch.float32), Some(FULL, row.multiple(10)), 56),
-    "bfloat16": (tensor(torch.bfloat16), Some(FULL, row.multiple(6)), 40),
-    "bfloat16 inside": (FULL, Some(tensor(torch.bfloat16), row.multiple(6)), 40),
-    "unaligned": (tensor(torch.float32, 1), Some(FULL, row.multiple(6)), 40),
-    "unaligned inside": (FULL, Some(tensor(torch.float32, 1), row.multiple(6)), 40),
-    "divisible by 16": (FULL, Some(FULL, row.multiple(6)), 48),
-    "one": (FULL, Some(FULL, row.multiple(6)), 1),
-    "64 bits": (FULL, Some(FULL, row.multiple(6)), 2**31 + 1),
-    "64 bits and divisible": (FULL, Some(FULL, row.multiple(6)), 2**31),
-    "32 bits": (FULL, Some(FULL, row.multiple(6)), -(2**31) + 1),
-    "another constant inside": (FULL, Some(FULL, row.multiple(12)), 40),
-    "one inside": (FULL, Some(FULL, row.multiple(4)), 40),
-    "divisible inside": (FULL, Some(FULL, row.multiple(48)), 40),
-    "none": (FULL, Some(None, row.multiple(6)), 40),
+    "float32": (FULL, Some(FULL, row.multiple(6)), 40, 0.5),
+    "other sizes": (tensor(torch.float32), Some(FULL, row.multiple(10)), 56, 0.5),
+    "bfloat16": (tensor(torch.bfloat16), Some(FULL, row.multiple(6)), 40, 0.5),
+    "bfloat16 inside": (FULL, Some(tensor(torch.bfloat16), row.multiple(6)), 40, 0.5),
+    "unaligned": (tensor(torch.float32, 1), Some(FULL, row.multiple(6)), 40, 0.5),
+    "unaligned inside": (FULL, Some(tensor(torch.float32, 1), row.multiple(6)), 40, 0.5),
+    "divisible by 16": (FULL, Some(FULL, row.multiple(6)), 48, 0.5),
+    "one": (FULL, Some(FULL, row.multiple(6)), 1, 0.5),
+    "64 bits": (FULL, Some(FULL, row.multiple(6)), 2**31 + 1, 0.5),
+    "64 bits and divisible": (FULL, Some(FULL, row.multiple(6)), 2**31, 0.5),
+    "32 bits": (FULL, Some(FULL, row.multiple(6)), -(2**31) + 1, 0.5),
+    "another constant inside": (FULL, Some(FULL, row.multiple(12)), 40, 0.5),
+    "one inside": (FULL, Some(FULL, row.multiple(4)), 40, 0.5),
+    "divisible inside": (FULL, Some(FULL, row.multiple(48)), 40, 0.5),
+    "none": (FULL, Some(None, row.multiple(6)), 40, 0.5),
+    "another float": (FULL, Some(FULL, row.multiple(6)), 40, 1.0),
+    "an integer for a float": (FULL, Some(FULL, row.multiple(6)), 40, 1),
+    "a bool for a float": (FULL, Some(FULL, row.multiple(6)), 40, True),
 }
 
 

@@ -45,12 +45,15 @@ class Planted:
         return self.compiled[name]
 
     def _compile(self, name: str) -> str:
-        """By an explicit instantiation, behind a kernel's file up to the function that would instantiate all."""
+        """By an explicit instantiation, behind a kernel's file up to the function that would instantiate all. A kernel
+        that is no template is there already.
+        """
         text = (self.source / "cuda" / f"{self.build.files[name]}.cu").read_text()
         launcher = LAUNCHER.search(text)
         signature = subprocess.run(["c++filt", name], capture_output=True, text=True, check=True).stdout.strip()
         path = self.folder / f"kernel{len(self.compiled)}.cu"
-        path.write_text(f"{text[: launcher.start()]}}}\ntemplate __global__ {signature};\n")
+        instantiation = f"template __global__ {signature};\n" if "<" in signature else ""
+        path.write_text(f"{text[: launcher.start()]}}}\n{instantiation}")
         include = [f"-I{self.source}", f"-Dreinmax_kernels={namespace(self.build.architecture)}"]
         nvcc(self.build.architecture, *include, "-ptx", path, "-o", path.with_suffix(".ptx"))
         return split(path.with_suffix(".ptx").read_text())[name]

@@ -89,6 +89,16 @@ def gradient_of_best(shape, k, *, normalize=True):
     return work, {}
 
 
+def planned(shape, experts, **options):
+    """Of lists in which some are assigned to no expert."""
+
+    def work(device):
+        torch.manual_seed(1)
+        return list(device.dispatch_plan(torch.randint(-1, experts + 1, shape), experts))
+
+    return work, options
+
+
 SHORT, MEDIUM, LONG = draws((40, 10)), draws((2, 1000)), draws((4, 2500))
 PARTS = draws((1, 40 * 1024), processors=132)
 REINMAX, GAPPED, GUMBEL = "reinmax_backward", "gapped_straight_through_backward", "gumbel_rao_backward"
@@ -125,6 +135,8 @@ WORKS = {
     "best in rounds": best((160, 64), 2),
     "gradient of best": gradient_of_best((20, 10), 4),
     "gradient of the best of all": gradient_of_best((4, 300), 3, normalize=False),
+    "plan": planned((2, 410), 100),  # four rounds to a part
+    "plan in parts": planned((1, 6000), 6, processors=132),  # several rounds to sum their counts
 }
 RACE, OUTSIDE, WRONG = Kind.DATA_RACE, Kind.OUT_OF_BOUNDS, None  # what finds them; None: the results
 BLOCK, WARP = "__syncthreads();", "__syncwarp();"
@@ -202,6 +214,36 @@ FAULTS = {
     "taken experts": ("best", WRONG, "topk_router.cu", "taken_ |= 1u << element_;", ""),
     "sum over the chosen": ("gradient of best", WRONG, "topk_router.cu", "(arrived(s) - common)", "arrived(s)"),
     "sum over all": ("gradient of the best of all", WRONG, "topk_router.cu", "(total * total)", "total"),
+    "experts set to zero": (
+        "plan",
+        RACE,
+        "dispatch_plan.cu",
+        f"{WARP}\n  for (int64_t start = part",
+        "for (int64_t start = part",
+    ),
+    "counts of warps": ("plan in parts", RACE, "dispatch_plan.cu", f"{BLOCK}", ""),
+    "places stored": ("plan", RACE, "dispatch_plan.cu", f"{WARP}  // lanes go on", "// lanes go on"),
+    "places read": ("plan", RACE, "dispatch_plan.cu", f"{WARP}  // and store", "// and store"),
+    "no expert": (
+        "plan",
+        WRONG,
+        "dispatch_plan.cuh",
+        "uint64_t(e) < uint64_t(arguments.experts)",
+        "e < arguments.experts",
+    ),
+    "more than an expert": (
+        "plan",
+        WRONG,
+        "dispatch_plan.cuh",
+        "uint64_t(e) < uint64_t(arguments.experts) ? e : arguments.experts",
+        "e",
+    ),
+    "end of a part": ("plan", WRONG, "dispatch_plan.cuh", "if (at >= end)", "if (at > end)"),
+    "parts before": ("plan in parts", WRONG, "dispatch_plan.cu", "before += of_warps", "before = of_warps"),
+    "parts of a warp": ("plan in parts", WRONG, "dispatch_plan.cu", "32 - kPlanExperts + column", "column"),
+    "experts before": ("plan", WRONG, "dispatch_plan.cu", "first + sum - count", "sum - count"),
+    "lanes before": ("plan", WRONG, "dispatch_plan.cu", "(1u << lane) - 1", "(2u << lane) - 1"),
+    "next of an expert": ("plan", WRONG, "dispatch_plan.cu", "= place + 1;", "= place;"),
     # Sums and formulas.
     "lane of a sum": ("short gradient", WRONG, "row.cuh", "distance > 0;", "distance > 1;"),
     "sums of parts": ("gradient in parts", WRONG, "backward_long.cuh", "sums.pi_h = from[size]", "sums.pi_h = from[0]"),

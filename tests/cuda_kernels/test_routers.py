@@ -9,3 +9,7 @@ class TestSparseMixer(device_routers.SparseMixer):
 
 class TestTopkRouter(device_routers.TopkRouter):
     pass
+
+
+class TestDispatchPlan(device_routers.DispatchPlan):
+    pass

@@ -122,6 +122,18 @@ inline unsigned __ballot_sync(unsigned mask, bool vote) {
   for (int lane = 0; lane < 32; ++lane) votes |= unsigned(all[lane]) << lane;
   return votes;
 }
+template <class T>
+unsigned __match_any_sync(unsigned mask, T x) {
+  const uint64_t* all = exchange_in_warp(mask, uint64_t(x));
+  unsigned same = 0;
+  for (int lane = 0; lane < 32; ++lane) same |= unsigned(all[lane] == uint64_t(x)) << lane;
+  return same;
+}
+inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long x) {  // threads take turns
+  const unsigned long long before = *to;
+  *to += x;
+  return before;
+}
 inline unsigned __reduce_add_sync(unsigned mask, unsigned x) {
   const uint64_t* all = exchange_in_warp(mask, x);
   unsigned sum = 0;
