@@ -8,6 +8,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+import device_bernoulli
 import device_boundaries
 import device_results
 import filelock
@@ -103,6 +104,18 @@ class TestRows(device_results.Rows):
 
 
 class TestBoundaries(device_boundaries.DrawsAtBoundaries):
+    pass
+
+
+class TestBits(device_bernoulli.Draws):
+    pass
+
+
+class TestGradientsOfBits(device_bernoulli.Gradients):
+    pass
+
+
+class TestElements(device_bernoulli.Elements):
     pass
 
 

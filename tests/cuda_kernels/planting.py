@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.static.cuda.build import ROOT, Build, namespace, nvcc, split
 
-LAUNCHER = re.compile(r"^void \w+\(const (?:Sample|Backward)Arguments&", re.MULTILINE)
+LAUNCHER = re.compile(r"^void \w+\(const (?:Sample|Backward|Bernoulli)Arguments&", re.MULTILINE)
 
 
 @dataclass(frozen=True)
