@@ -24,8 +24,10 @@ BACKWARDS = {  # and what each takes of its own, after what all take
     "bernoulli_gumbel_softmax_backward": (seed(-3), *STREAM),
 }
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-# Less than one access, one program's elements and one more, and several programs' with a last one that is not full.
-COUNTS = [1, 7, 1025, 2200]
+# Several programs' elements, of which the last one's are not all there; fewer than one access has, and one more than a
+# program.
+CASES = [*((2200, dtype) for dtype in DTYPES), (1, torch.bfloat16), (7, torch.float16), (1025, torch.float32)]
+GROUPS = [(1, torch.float32), (3, torch.bfloat16), (64, torch.bfloat16), (130, torch.float32)]
 LAYOUTS = {
     "transposed": lambda shape: torch.randn(shape[::-1]).permute(2, 1, 0),
     "sliced": lambda shape: torch.randn(*shape[:-1], 2 * shape[-1] + 1)[..., 1::2],
@@ -81,8 +83,7 @@ class Draws:
         assert torch.equal(drawn, bits.to(dtype))
 
     @pytest.mark.parametrize("row_offset", [2**32 - 20, 2**32 - 19, -1, -2], ids=["even", "odd", "wraps", "ends"])
-    @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize("count", COUNTS)
+    @pytest.mark.parametrize(("count", "dtype"), CASES)
     def test_forward(self, executed, count, dtype, row_offset):
         self.check(executed, logits_of(count, dtype), seed(-9), None, STREAM[0], row_offset)
 
@@ -100,9 +101,8 @@ class Draws:
         truth, eps = x.sigmoid(), torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
         assert_near(probs, truth, (4 + x.abs().nan_to_num(0, 0, 0)) * eps * truth, self.cut_off)
 
-    @pytest.mark.parametrize("per_seed", [1, 3, 64, 130])
     @pytest.mark.parametrize("row_offset", [0, 1])
-    @pytest.mark.parametrize("dtype", DTYPES[:2])
+    @pytest.mark.parametrize(("per_seed", "dtype"), GROUPS)
     def test_seeds_of_groups(self, executed, per_seed, row_offset, dtype):
         logits = random(6 * per_seed, dtype)
         self.check(executed, logits, seed(1, -2, 2**62, 4, 5, -6), None, -1, row_offset)
@@ -116,8 +116,17 @@ class Draws:
     def test_every_other_element_of_half_type(self, executed):
         self.check(executed, random((30, 21), torch.float16)[:, ::2], seed(), None, *STREAM)
 
-    @pytest.mark.parametrize("shape", [(), (1,), (20,), (60, 1), (3, 1, 20), (3, 60, 20)])
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+    @pytest.mark.parametrize(
+        ("shape", "dtype"),
+        [
+            ((), torch.float32),
+            ((1,), torch.float16),
+            ((20,), torch.float32),
+            ((60, 1), torch.float16),
+            ((3, 1, 20), torch.float64),
+            *(((3, 60, 20), dtype) for dtype in DTYPES),
+        ],
+    )
     def test_masks(self, executed, shape, dtype):
         mask = torch.rand(shape) < 0.7
         logits = random((3, 60, 20), dtype).masked_fill(~mask, torch.nan)
@@ -154,9 +163,8 @@ class Gradients:
 
     cut_off = ()
 
-    @pytest.mark.parametrize("gradients", ["g", "h", "gh"])
-    @pytest.mark.parametrize("tau", [None, 0.5])
-    @pytest.mark.parametrize(("count", "dtype"), [*zip(COUNTS, DTYPES, strict=True)])
+    @pytest.mark.parametrize(("tau", "gradients"), [(None, "g"), (None, "gh"), (0.5, "h"), (0.5, "gh")])
+    @pytest.mark.parametrize(("count", "dtype"), CASES[2:])
     @pytest.mark.parametrize("name", BACKWARDS)
     def test_backward(self, executed, name, count, dtype, tau, gradients):
         g, h = (random(count, dtype) if letter in gradients else None for letter in "gh")
@@ -206,8 +214,7 @@ class Gradients:
             truth = laws.bit_gradient("gumbel_softmax", logits, bits, one, 0 * one, 100.0, seed=4)
             torch.testing.assert_close(grad.double(), truth, rtol=rtol, atol=0)
 
-    @pytest.mark.parametrize("per_seed", [1, 3, 64, 130])
-    @pytest.mark.parametrize("dtype", DTYPES[:2])
+    @pytest.mark.parametrize(("per_seed", "dtype"), GROUPS)
     def test_noise_of_groups(self, executed, per_seed, dtype):
         logits, g = random(6 * per_seed, dtype), random(6 * per_seed, dtype)
         own = seed(1, -2, 2**62, 4, 5, -6), -1, 2**32 - 3

@@ -27,6 +27,11 @@ CASES = [
     Specimen("straight_through_backward", 1, 32768, torch.bfloat16, processors=132),
     Specimen("sample_dense", 1, 65536, torch.bfloat16, processors=132),
     Specimen("reinmax_backward, tau, both", 1, 16400, processors=None),
+    Specimen("bernoulli", 1, 4096, processors=None),
+    Specimen("bernoulli", 1, 8192, torch.bfloat16, processors=None),
+    Specimen("bernoulli_reinmax_backward", 1, 8192, torch.bfloat16, processors=None),
+    Specimen("bernoulli_straight_through_backward, tau", 1, 4096, processors=None),
+    Specimen("bernoulli_gumbel_softmax_backward, tau, both", 1, 8192, torch.bfloat16, processors=None),
 ]
 
 

@@ -36,6 +36,8 @@ def test_the_slower_of_memory_and_instructions():
         ("reinmax_backward, tau, both", False, 7, 16),
         ("straight_through_backward", False, 5, 16),
         ("gapped_straight_through_backward", False, 6, 16),
+        ("bernoulli", True, 3, 0),
+        ("bernoulli_reinmax_backward, tau, both", True, 5, 0),
     ],
 )
 def test_least_bytes(path, on_chip, passes, state):
@@ -68,6 +70,9 @@ def check_cuda(cuda, triton):
     assert gradient["warps"] * 32 * 16 == 4096
     assert gradient["load_bits"]["128"] * 16 >= 2 * 16 * 4  # logits and gradient of a thread's sixteen positions
     assert gradient["instructions_per_element"] == gradient["instructions"] / 16  # it has no loop over rows
+    bits = by_case["bernoulli_reinmax_backward", 4096]
+    assert bits["kernel"] == "bernoulli_backward_kernel"
+    assert bits["load_bits"]["128"] == 4  # logits, bits and both gradients of a thread's four
     draw, dense = by_case["sample", 4096], by_case["sample_dense", 4096]
     assert 0 < draw["in_loops_per_element"] < dense["in_loops_per_element"] < dense["instructions_per_element"]
     assert draw["in_loops_per_element"] <= 20  # an element's share of the loop over whole chunks

@@ -8,6 +8,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+import device_bernoulli
 import device_boundaries
 import device_results
 import device_routers
@@ -117,6 +118,18 @@ class TestDispatchPlan(device_routers.DispatchPlan):
 
 
 class TestBoundaries(device_boundaries.DrawsAtBoundaries):
+    pass
+
+
+class TestBits(device_bernoulli.Draws):
+    pass
+
+
+class TestGradientsOfBits(device_bernoulli.Gradients):
+    pass
+
+
+class TestElements(device_bernoulli.Elements):
     pass
 
 

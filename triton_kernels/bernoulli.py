@@ -129,8 +129,12 @@ def bernoulli_backward_kernel(
     """SLOPE g + P (1 - P) h. BLOCK elements to a program; noise only where there is a stream."""
     first = tl.program_id(0).to(tl.int64) * BLOCK
     DTYPE: tl.constexpr = tl.float64 if up.logits.data.dtype.element_ty == tl.float64 else tl.float32
+    # What takes many registers comes first, while there is nothing else to keep in them.
+    inverse_tau = tl.full((), 1.0, DTYPE)
+    if tau_ptr is not None:
+        inverse_tau = inverse_of(tl.load(tau_ptr), DTYPE)
     u = tl.zeros([BLOCK], DTYPE)
-    if stream.seeds is not None:  # first, while there is nothing else to keep in registers
+    if stream.seeds is not None:
         i = first + tl.arange(0, BLOCK)
         zero = tl.zeros([BLOCK], tl.uint32)
         u, _, _, _ = noise.uniforms(zero, zero, noise.source(stream, i, i < count, ONE_SEED), DTYPE)
@@ -141,9 +145,6 @@ def bernoulli_backward_kernel(
     is_one = elements.load(up.bits, first, count, up.inner, BLOCK, 0.0) > 0
     likely, unlikely = _odds(x)
     at = Point(x, likely, unlikely, tl.where(is_one, -x, x))
-    inverse_tau = tl.full((), 1.0, x.dtype)
-    if tau_ptr is not None:
-        inverse_tau = inverse_of(tl.load(tau_ptr), x.dtype)
     slope = SLOPE(at, u, inverse_tau, tau_ptr is not None)
     elements.store(grad_logits_ptr, first, count, slope * g + likely * unlikely * h)
 

@@ -96,9 +96,9 @@ def _trips_of_plan(loop: Loop, launch: Launch) -> float:
 
 
 def row_tensors(launch: Launch) -> list[Any]:
-    """Logits, gradients and mask: what is read position by position."""
+    """Logits, gradients, bits and mask: what is read position by position."""
     rows = [value for group in launch.arguments if isinstance(group, tuple) for value in (group, *group)]
-    return [value.data for value in rows if hasattr(value, "category_stride") and value.data is not None]
+    return [value.data for value in rows if hasattr(value, "outer_stride") and value.data is not None]
 
 
 def _named(launch: Launch) -> dict[str, Any]:

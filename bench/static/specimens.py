@@ -15,7 +15,7 @@ from .launches import Launch
 
 CHUNK = 1024  # elements of a row that are weighed together; one of these chunks is drawn first
 
-NOISY = ("gumbel_rao_backward",)  # backwards that take the stream of the draw
+NOISY = ("gumbel_rao_backward", "bernoulli_gumbel_softmax_backward")  # backwards that take the stream of the draw
 
 ROUTED = 2  # experts of a token
 MOST_EXPERTS = 1024
@@ -37,6 +37,21 @@ def _backward(name: str, *own: object, tempered: bool = False, both: bool = Fals
         h = torch.empty_like(x) if both else None
         stream = (seed, 3, 0) if name in NOISY else ()
         return getattr(ops, name)(g, h, x, index, log_sum_exp, None, tau if tempered else None, *stream, *own)
+
+    return launch
+
+
+def _bernoulli(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+    return ops.bernoulli(x, seed, None, 4, 0)
+
+
+def _bits_backward(estimator: str, *, tempered: bool = False, both: bool = False) -> Callable[..., object]:
+    def launch(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+        g, bits = torch.empty_like(x), torch.empty_like(x)
+        h = torch.empty_like(x) if both else None
+        name = f"bernoulli_{estimator}_backward"
+        stream = (seed, 3, 0) if name in NOISY else ()
+        return getattr(ops, name)(g, h, x, bits, None, tau if tempered else None, *stream)
 
     return launch
 
@@ -71,12 +86,13 @@ class Path:
     reads: int
     writes: int
     reads_again: int = 0  # where a row does not fit on the chip
+    state: int = 16  # bytes of a row besides: index and log-sum-exp
     most_categories: int = MAX_CATEGORIES
     assignments: int = 0  # of a row, in int64, where these are its elements
 
 
 PATHS = {
-    "sample": Path(_sample, 1, 0, 0),
+    "sample": Path(_sample, 1, 0, 0, state=8),
     "sample_dense": Path(_sample_dense, 1, 2, 1),
     "reinmax_backward": Path(_backward("reinmax_backward"), 2, 1, 0),
     "reinmax_backward, tau": Path(_backward("reinmax_backward", tempered=True), 2, 1, 2),
@@ -99,7 +115,17 @@ PATHS = {
         _router_backward("topk_router_backward", False, True), 1, 1, most_categories=MOST_EXPERTS
     ),
     # The index is read to count, and once more to place.
-    "dispatch_plan": Path(_dispatch_plan, 2, 2, most_categories=MOST_EXPERTS, assignments=ROUTED),
+    "dispatch_plan": Path(_dispatch_plan, 2, 2, state=0, most_categories=MOST_EXPERTS, assignments=ROUTED),
+    # Of elements by themselves, whatever a row is. Straight-through has no use for the bits.
+    "bernoulli": Path(_bernoulli, 1, 2, state=0),
+    "bernoulli_reinmax_backward": Path(_bits_backward("reinmax"), 3, 1, state=0),
+    "bernoulli_reinmax_backward, tau, both": Path(_bits_backward("reinmax", tempered=True, both=True), 4, 1, state=0),
+    "bernoulli_straight_through_backward": Path(_bits_backward("straight_through"), 2, 1, state=0),
+    "bernoulli_straight_through_backward, tau": Path(_bits_backward("straight_through", tempered=True), 2, 1, state=0),
+    "bernoulli_gumbel_softmax_backward": Path(_bits_backward("gumbel_softmax"), 3, 1, state=0),
+    "bernoulli_gumbel_softmax_backward, tau, both": Path(
+        _bits_backward("gumbel_softmax", tempered=True, both=True), 4, 1, state=0
+    ),
 }
 
 
@@ -161,8 +187,7 @@ class Specimen:
         """
         path = PATHS[self.path]
         passes = path.reads + path.writes + (0 if on_chip else path.reads_again)
-        state = 0 if path.assignments else 8 if self.path == "sample" else 16
-        return passes * self.elements * self.element_size + self.rows * state
+        return passes * self.elements * self.element_size + self.rows * path.state
 
     def chosen_chunk_bytes(self, launched: Sequence[Launch | launches_of_cuda.Launch]) -> int:
         """What is read of the rows once more to draw from the chosen chunk of each."""

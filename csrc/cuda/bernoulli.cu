@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kBitThreads, kResidentThreads / kBitThreads)
   using Real = Computed<T>;
   constexpr int kWidth = kWidest<T>;
   const Share<T> share(arguments);
-  if (share.here == 0) return;
+  if (share.here <= 0) return;
   const auto x = share.load_logits();
   const auto u = uniforms_of_bits<kWidth>(arguments.noise, share.first, share.here);
   Pack<Real, kWidth> bits, probs;

@@ -18,11 +18,11 @@ struct Share {
 
   const BernoulliArguments& arguments;
   int64_t first;
-  int here;
+  int here;  // none where not positive
 
   __device__ __forceinline__ explicit Share(const BernoulliArguments& arguments)
       : arguments(arguments), first((int64_t(blockIdx.x) * kBitThreads + threadIdx.x) * kWidth) {
-    here = int(max(min(arguments.count - first, int64_t{kWidth}), int64_t{0}));
+    here = int(min(arguments.count - first, int64_t{kWidth}));
   }
 
   template <class Stored>

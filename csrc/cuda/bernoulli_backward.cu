@@ -16,7 +16,7 @@ struct BitPoint {
 // digits of 1 - (1 - o)^2 are kept.
 template <class Real, bool kTempered>
 struct ReinMaxOfBits {
-  static constexpr bool kNoisy = false;
+  static constexpr bool kSeesBit = true, kNoisy = false;
   Tempered<Real> tempered;
 
   __device__ __forceinline__ explicit ReinMaxOfBits(const double* tau) {
@@ -33,7 +33,7 @@ struct ReinMaxOfBits {
 // s (1 - s) / tau, with s = sigmoid(x / tau).
 template <class Real, bool kTempered>
 struct StraightThroughOfBits {
-  static constexpr bool kNoisy = false;
+  static constexpr bool kSeesBit = false, kNoisy = false;
   Tempered<Real> tempered;
 
   __device__ __forceinline__ explicit StraightThroughOfBits(const double* tau) {
@@ -53,7 +53,7 @@ __device__ __forceinline__ double log_of_power(double x) { return log(x); }
 // The same, with s a sigmoid of noisy logits given the bit.
 template <class Real, bool kTempered>
 struct GumbelSoftmaxOfBits {
-  static constexpr bool kNoisy = true;
+  static constexpr bool kSeesBit = true, kNoisy = true;
   NoisyWeights<Real, kTempered> weights;
 
   __device__ __forceinline__ explicit GumbelSoftmaxOfBits(const double* tau) : weights(tau) {}
@@ -73,15 +73,16 @@ __global__ void __launch_bounds__(kBitThreads, kResidentThreads / kBitThreads)
   using Real = Computed<T>;
   constexpr int kWidth = kWidest<T>;
   const Share<T> share(arguments);
-  if (share.here == 0) return;
+  if (share.here <= 0) return;
   Pack<float, kWidth> u;  // first, while there is nothing else to keep in registers
   u.fill(0);
   if constexpr (Slope::kNoisy) u = noise_of_bits<kWidth>(arguments.noise, share.first, share.here);
-  Pack<T, kWidth> g_stored, h_stored;
+  Pack<T, kWidth> drawn, g_stored, h_stored;
+  drawn.fill(zero<T>());
   g_stored.fill(zero<T>());
   h_stored.fill(zero<T>());
   const auto x = share.load_logits();
-  const auto drawn = share.template load<T>(arguments.drawn);
+  if constexpr (Slope::kSeesBit) drawn = share.template load<T>(arguments.drawn);
   if (arguments.grad_bits.data != nullptr) g_stored = share.template load<T>(arguments.grad_bits);
   if (arguments.grad_probs.data != nullptr) h_stored = share.template load<T>(arguments.grad_probs);
   const auto bits = all_computed(drawn), g = all_computed(g_stored), h = all_computed(h_stored);

@@ -131,6 +131,18 @@ def test_assignments_are_counted_16_bytes_at_a_time(experts, target):
     assert 64 in placed.load_bits
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("path", [path for path in PATHS if path.startswith("bernoulli")])
+def test_elements_are_read_and_written_16_bytes_at_a_time_whatever_their_number(path, dtype):
+    """But for a last program that is not full, in which they are one by one."""
+    ((launch, found),) = compiled(Specimen(path, 1, 1_000_003, dtype), 90)
+    tensors, each = PATHS[path].reads + PATHS[path].writes, threads_share(launch, Specimen(path, 1, 1, dtype))
+    assert each == 16
+    assert found.wide_loaded_bytes + found.wide_stored_bytes == each * tensors
+    scalars = 3  # seed, tau, and 1 / tau's table
+    assert narrow_accesses(found) <= each // dtype.itemsize * tensors + scalars
+
+
 def is_for_one_position(launch):
     """Whether it writes the gradient of the drawn category alone."""
     return "AWAY_FROM_DRAWN" in launch.constants and not launch.constants["SUMS"] and launch.grid[-1] == 1
@@ -150,6 +162,8 @@ def threads_share(launch, specimen):
 def written_tensors(launch):
     if launch.name in ("sparse_mixer_kernel", "topk_router_kernel"):
         return 0
+    if launch.name == "bernoulli_kernel":
+        return 2
     if launch.name.startswith("sample"):
         dense = launch.arguments[3].probs is not None and launch.constants.get("DRAWS", True)
         return 2 if dense else 0
@@ -159,7 +173,7 @@ def written_tensors(launch):
 
 
 # Of an element, with which an H100 stays bound by its memory: 132 multiprocessors of 128 lanes at 1.7 GHz have time for
-# 34 instructions while 4 bytes are moved at 3.35 TB/s, and for 51 while 6 are.
+# 34 instructions while 4 bytes are moved at 3.35 TB/s, for 51 while 6 are, 68 while 8, 102 while 12 and 136 while 16.
 @pytest.mark.parametrize(
     ("path", "dtype", "most"),
     [
@@ -167,6 +181,10 @@ def written_tensors(launch):
         ("sample_dense", torch.bfloat16, 51),
         ("reinmax_backward", torch.bfloat16, 51),
         ("straight_through_backward", torch.bfloat16, 51),
+        ("bernoulli", torch.float32, 107),  # counts accesses twice, of programs that are full and of one that is not
+        ("bernoulli_reinmax_backward", torch.float32, 136),
+        ("bernoulli_reinmax_backward", torch.bfloat16, 68),
+        ("bernoulli_straight_through_backward", torch.bfloat16, 51),
     ],
     ids=str,
 )

@@ -18,9 +18,10 @@ CASES = [
 
 @pytest.mark.skipif(backends.native is None, reason="this environment was installed without the C++ kernels")
 @pytest.mark.skipif(not backends.has_triton, reason="Triton is not installed")
+@pytest.mark.parametrize("op", ["sample", "bernoulli"])
 @pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
 @pytest.mark.parametrize(("shape", "dtype"), CASES, ids=str)
-def test_all_draw_the_same(executed, shape, dtype, masked):
+def test_all_draw_the_same(executed, shape, dtype, masked, op):
     from compiled.execution import executed as executed_in_triton
 
     logits = (4 * torch.randn(shape)).to(dtype)
@@ -30,10 +31,15 @@ def test_all_draw_the_same(executed, shape, dtype, masked):
         mask[:, -1] = True
     seed, offset, row_offset = torch.randint(-(2**63), 2**63 - 1, (3,)).tolist()
     arguments = logits, torch.tensor([seed]), mask, offset, row_offset
+
+    def drawn(function):
+        outputs = function(*arguments)
+        return outputs if op == "sample" else outputs[0]
+
     with executed() as cuda:
-        found = {"CUDA": cuda.sample(*arguments)}
+        found = {"CUDA": drawn(getattr(cuda, op))}
     with executed_in_triton() as triton:
-        found["Triton"] = triton.sample(*arguments)
-    found["CPU"] = ops.OPS["default"]["sample"](*arguments)
-    expected = ops.OPS["reference"]["sample"](*arguments)
-    assert {way: torch.equal(index, expected) for way, index in found.items()} == dict.fromkeys(found, True)
+        found["Triton"] = drawn(getattr(triton, op))
+    found["CPU"] = drawn(ops.OPS["default"][op])
+    expected = drawn(ops.OPS["reference"][op])
+    assert {way: torch.equal(each, expected) for way, each in found.items()} == dict.fromkeys(found, True)

@@ -2,6 +2,7 @@
 so many instructions an element at most in the loops over long rows.
 """
 
+import device_bernoulli
 import pytest
 import torch
 from device_results import IN_PARTS, backward, seed
@@ -48,11 +49,23 @@ def gradient_of_router(name, *settings):
         state = (index.double(), None) if name.startswith("sparse") else ()
         getattr(device, name)(g, x, index, *state, *settings)
 
+
+def bernoulli(device, x):
+    device.bernoulli(x, seed(), None, 0, 0)
+
+
+def gradient_of_bits(estimator, *, both=False):
+    def work(device, x):
+        name = f"bernoulli_{estimator}_backward"
+        tau = torch.ones((), dtype=torch.float64) if both else None
+        getattr(device, name)(x, x if both else None, x, x, None, tau, *device_bernoulli.BACKWARDS[name])
+
     return work
 
 
 REINMAX, STRAIGHT_THROUGH = "reinmax_backward", "straight_through_backward"
 GAPPED, GUMBEL = "gapped_straight_through_backward", "gumbel_rao_backward"
+OF_BITS = ("reinmax", "straight_through", "gumbel_softmax")
 PATHS = {
     "sample": sample,
     "sample_dense": sample_dense,
@@ -63,6 +76,9 @@ PATHS = {
     f"{GAPPED}, tau, both": gradient(GAPPED, tempered=True, both=True),
     GUMBEL: gradient(GUMBEL),
     f"{GUMBEL}, tau, both": gradient(GUMBEL, tempered=True, both=True),
+    "bernoulli": bernoulli,
+    **{f"{each} of bits": gradient_of_bits(each) for each in OF_BITS},
+    **{f"{each} of bits, tau, both": gradient_of_bits(each, both=True) for each in OF_BITS},
 }
 ROUTERS = {
     "sparse_mixer": router("sparse_mixer", seed(), None, 0, 0, 2, 2, 0.1),
@@ -122,7 +138,11 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(build_for, path, dtype, ar
         # Noise is no work that memory could hold up. Its kernels have no registers for more than four elements, and in
         # one loop both ways to access a row, of which a launch goes one.
         width, share_of_wide = min(WIDE, 4 * 8 * dtype.itemsize), 0.4
-    tensors = 1 if path.startswith("sample") or path in ROUTERS else 3 if path.endswith("both") else 2
+    tensors = 3 if path.endswith("both") else 2
+    if path.startswith(("sample", "bernoulli")) or path in ROUTERS:
+        tensors = 1
+    if "of bits" in path and "straight_through" not in path:  # which has no use for the bits
+        tensors += 1
     for categories in categories_of(path):
         steps = launches(build_for(architecture), path, 512, categories, dtype)
         for launch, kernel in steps:

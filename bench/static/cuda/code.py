@@ -7,8 +7,17 @@ from ..code import WIDE, Figures
 from ..specimens import PATHS, Specimen
 from .launches import Launch
 
-# Ops of whose loops `figures` knows how often they are gone through.
-RECKONED = ("sample", "sample_dense", "reinmax_backward", "straight_through_backward")
+# Ops of whose loops `figures` knows how often they are gone through, or that have none.
+RECKONED = (
+    "sample",
+    "sample_dense",
+    "reinmax_backward",
+    "straight_through_backward",
+    "bernoulli",
+    "bernoulli_reinmax_backward",
+    "bernoulli_straight_through_backward",
+    "bernoulli_gumbel_softmax_backward",
+)
 ROUTERS = ("sparse_mixer", "sparse_mixer_backward", "topk_router", "topk_router_backward")
 LISTED = (*RECKONED, *ROUTERS)
 
