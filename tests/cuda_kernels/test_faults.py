@@ -49,6 +49,7 @@ WORKS = {
     "few": draws((300, 4)),
     "an odd number of few": draws((301, 2)),
     "short": SHORT,
+    "rounds": draws((80, 256)),
     "medium": MEDIUM,
     "long": LONG,
     "in parts": PARTS,
@@ -73,7 +74,8 @@ BLOCK, WARP = "__syncthreads();", "__syncwarp();"
 FAULTS = {
     # A missing barrier.
     "chunks weighed": ("long", RACE, "sample_long.cuh", f"chunks, lane);\n    {BLOCK}", "chunks, lane);"),
-    "chunk told": ("long", RACE, "sample_long.cuh", f"told = chosen;\n      {BLOCK}", "told = chosen;"),
+    "chunk told": ("long", RACE, "sample_long.cuh", f"told = chosen;\n    {BLOCK}", "told = chosen;"),
+    "segments weighed": ("long", RACE, "sample_long.cuh", f"= own;\n    {BLOCK}", "= own;"),
     "largest of chunks": ("in parts", RACE, "chunks.cuh", "hit = 0;\n  }\n  synchronize();", "hit = 0;\n  }"),
     "sums of chunks": ("in parts", RACE, "chunks.cuh", "= through;\n  synchronize();", "= through;"),
     "uniforms": ("medium", RACE, "sample_medium.cuh", f"rows, thread);\n  {BLOCK}", "rows, thread);"),
@@ -92,6 +94,7 @@ FAULTS = {
     "last row": ("an odd number of few", OUTSIDE, "sample_few.cuh", "first + 1 == rows;", "first + 1 > rows;"),
     "last element": ("medium gradient", WRONG, "upstream.cuh", "return j < categories", "return j < categories - 1"),
     # What is read.
+    "rows ahead": ("rounds", WRONG, "sample_short.cuh", "load_ahead(start + groups", "load_ahead(start"),
     "mask": ("masked", WRONG, "row.cuh", "allowed[e] ?", "!allowed[e] ?"),
     "NaN dropped": ("spoilt", WRONG, "weights.cuh", "larger_or_nan(a, b)", "fmaxf(a, b)"),
     "outer stride": ("two loops", WRONG, "row.cuh", "row.outer * rows.outer_stride", "row.outer"),
