@@ -139,14 +139,13 @@ __global__ void __launch_bounds__(kShortThreads, 4)
   }
   sums.template combine<Estimator::kTakesGradDrawn>(group, arguments.grad_probs.data != nullptr);
   const Gradient<Estimator, Real, kRelaxation> gradient(of, sums);
-  if constexpr (kStaged) __syncthreads();  // all have read the tile, that is written now
 #pragma unroll
   for (int e = 0; e < kShortElements<T>; ++e) {
     const int j = position(e);
     if (!inside(e)) continue;
     const T result = rounded<T>(gradient(at[e], j, state.drawn)[0]);
     if constexpr (kStaged) {
-      tile.x[start + j] = result;
+      tile.x[start + j] = result;  // which nobody but this thread has read
     } else {
       static_cast<T*>(arguments.grad_logits)[first * categories + start + j] = result;
     }

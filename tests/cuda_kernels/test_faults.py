@@ -85,7 +85,6 @@ FAULTS = {
     "stage written": ("short", RACE, "sample_short.cuh", f"{WARP}\n    copy(elements_, to", "copy(elements_, to"),
     "stage read": ("short", RACE, "sample_short.cuh", f"to, lane);\n    {WARP}\n  }}", "to, lane);\n  }"),
     "tile loaded": ("short gradient", RACE, "backward_short.cuh", f"load_state);\n    {BLOCK}", "load_state);"),
-    "tile read": ("short gradient", RACE, "backward_short.cuh", f"if constexpr (kStaged) {BLOCK}", ""),
     "tile written": ("short gradient", RACE, "backward_short.cuh", f"    {BLOCK}\n    Piece", "    Piece"),
     "reduction begun": ("block gradient", RACE, "block.cuh", f"    {BLOCK}  // the results", "  // the results"),
     "reduction": ("medium gradient", RACE, "block.cuh", f"    {BLOCK}\n#pragma", "#pragma"),
