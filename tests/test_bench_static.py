@@ -78,6 +78,18 @@ def check_cuda(cuda, triton):
     assert draw["in_loops_per_element"] <= 20  # an element's share of the loop over whole chunks
 
 
+def check_traffic(rows, with_cuda):
+    """Each backend's rows, of what moves them once a pass."""
+    found = {(row["backend"], row["path"], row["categories"]): row for row in rows}
+    for backend in ("triton", "cuda") if with_cuda else ("triton",):
+        for path in cuda_code.RECKONED:
+            row = found[backend, path, 4096]
+            assert 1 <= row["bytes_of_least"] <= 1.4, row  # among them each thread's copies of a few numbers
+            assert 1 <= row["sectors_of_least"] <= 1.07, row
+            assert row["instructions_per_element"] > 1
+    assert not any(row["path"].startswith("gumbel") for row in rows)
+
+
 @needs_triton
 def test_interpreted_kernels_cannot_be_compiled(monkeypatch, capsys):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -90,9 +102,11 @@ def test_command(tmp_path):
     command = [sys.executable, "-m", "bench", "static", "--quick", "--output", tmp_path, "--shapes", "vae", "8x8192"]
     result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for part in ("sm_90", "gfx942", "Triton", "H100", "predicted, not measured", "vae", "8x8192"):
+    for part in ("Traffic", "sm_90", "gfx942", "Triton", "H100", "predicted, not measured", "vae", "8x8192"):
         assert part in result.stdout
-    expected = {f"{name}.{kind}" for name in ("static", "static_predicted") for kind in ("csv", "json", "png")}
+    expected = {
+        f"{name}.{kind}" for name in ("static", "static_traffic", "static_predicted") for kind in ("csv", "json", "png")
+    }
     assert {path.name for path in tmp_path.iterdir()} == expected
 
     document = json.loads((tmp_path / "static.json").read_text())
@@ -113,6 +127,15 @@ def test_command(tmp_path):
     else:
         assert f"Without the CUDA kernels: {without_cuda}"[:60] in result.stdout
 
+    check_traffic(json.loads((tmp_path / "static_traffic.json").read_text())["rows"], without_cuda is None)
+
     predicted = json.loads((tmp_path / "static_predicted.json").read_text())["rows"]
     assert {(row["case"], row["peer"]) for row in predicted} >= {("vae", "sample"), ("8x8192", "reinmax_backward")}
     assert all(row["H100"] >= row["H100 memory"] > 0 for row in predicted)
+    if without_cuda is None:
+        by_backend = {row["backend"]: row for row in predicted if row["case"] == "8x8192" and "reinmax" in row["peer"]}
+        assert (
+            by_backend["cuda"]["H100 memory"]
+            == by_backend["triton"]["H100 memory"]
+            == 8 * (3 * 4 * 8192 + 16) / 3.35e12
+        )

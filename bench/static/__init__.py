@@ -1,9 +1,10 @@
-"""What compilers make of the Triton and CUDA kernels, and the time that this allows for: predicted, not measured.
+"""What compilers make of the Triton and CUDA kernels, what they move, and the time that this allows for: predicted, not
+measured.
 
 No GPU is needed. Each kernel is compiled as the library would launch it; those in CUDA C++ where nvcc is found, of the
-draws, ReinMax, straight-through and the routers. Instructions of an element are those that all threads execute, by the
-machine code and the trips of its loops, over the elements of all rows; CUDA's routers have none, whose loops' trips the
-logits decide. Times are predicted of the Triton kernels.
+draws, ReinMax, straight-through, bits and the routers. Instructions of an element are those that all threads execute,
+by the machine code and the trips of its loops, over the elements of all rows; CUDA's routers have none, whose loops'
+trips the logits decide. What is moved is counted where launches are interpreted.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import cuda_toolkit
 
 from .. import cases, results
 from ..tables import Row
-from . import report
+from . import report, traffic
 from .code import Figures, figures
 from .cuda import code as cuda_code
 from .cuda.build import Build, built
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     triton_kernels_launch()
     dtype = getattr(torch, options.dtype)
     configuration = {key: getattr(options, key) for key in ("dtype", "quick")}
-    without_cuda = _why_without_cuda()
+    without_cuda, without_traffic = _why_without_cuda(), _why_without_traffic()
     if options.quick:
         targets, gpus, specimens = (90, AMD), GPUS[1:2], all_specimens([dtype], categories=[64, 4096])
     else:
@@ -47,18 +48,29 @@ def run(options: argparse.Namespace, console: Console) -> None:
         tracked = progress.track(_compiled(specimens, targets, without_cuda is None), len(targets) * len(specimens))
         rows = list(tracked)
         code = [row for several in rows for row in several]
+        build = built(traffic.TARGET) if without_cuda is None and without_traffic is None else None
+        counted = []
+        if without_traffic is None:
+            of_specimens = [specimen for specimen in specimens if traffic.is_counted(specimen)]
+            tracked = progress.track(_counted(of_specimens, build), total=len(of_specimens))
+            counted = [row for several in tracked for row in several]
         chosen = cases.chosen(options)
-        tracked = progress.track(_predicted(chosen, gpus, dtype), total=len(chosen) * len(PREDICTED_PATHS))
-        predictions = list(tracked)
+        tracked = progress.track(_predicted(chosen, gpus, dtype, build), total=len(chosen) * len(PREDICTED_PATHS))
+        predictions = [row for several in tracked for row in several]
     console.print(report.table_of_code(code))
     if without_cuda is not None:
         console.print(f"Without the CUDA kernels: {without_cuda}", highlight=False, markup=False)
     by_backend = configuration | {"without_cuda": without_cuda}
     results.save(options.output, "static", by_backend, code, report.figure_of_code(code))
+    if without_traffic is None:
+        console.print(report.table_of_traffic(counted))
+    else:
+        console.print(f"Without what kernels move: {without_traffic}", highlight=False, markup=False)
+    results.save(options.output, "static_traffic", by_backend, counted, report.figure_of_traffic(counted))
     console.print(report.table_of_times(predictions, gpus))
     console.print(
-        f"{options.dtype}, tau 1, Triton's kernels. The larger of bytes over bandwidth and instructions over issue "
-        f"slots, by published figures of each GPU: {PREDICTED}.",
+        f"{options.dtype}, tau 1. The larger of bytes over bandwidth and instructions over issue slots, by published "
+        f"figures of each GPU: {PREDICTED}. Instructions: of Triton's machine code, and of CUDA's PTX for sm_90.",
         highlight=False,
     )
     figure = report.figure_of_times(predictions, gpus)
@@ -69,6 +81,14 @@ def _why_without_cuda() -> str | None:
     try:
         cuda_toolkit.nvcc()
     except cuda_toolkit.ToolkitError as error:
+        return str(error)
+    return None
+
+
+def _why_without_traffic() -> str | None:
+    try:
+        traffic.require_interpreter()
+    except traffic.UnavailableError as error:
         return str(error)
     return None
 
@@ -123,15 +143,55 @@ def _target_name(target: int | str) -> str:
     return target if isinstance(target, str) else f"sm_{target}"
 
 
-def _predicted(chosen: Sequence[cases.Case], gpus: Sequence[GPU], dtype: torch.dtype) -> Iterator[Row]:
+def _counted(specimens: Sequence[Specimen], build: Build | None) -> Iterator[list[Row]]:
+    """Of each specimen, a row for each backend."""
+    for specimen in specimens:
+        found = {"triton": traffic.of_triton(specimen)}
+        if build is not None and specimen.op in cuda_code.RECKONED:
+            found["cuda"] = traffic.of_cuda(specimen, build)
+        about = {"path": specimen.path, "rows": specimen.rows, "categories": specimen.categories}
+        yield [{**about, "dtype": specimen.dtype_name, "backend": each, **vars(found[each])} for each in found]
+
+
+def _predicted(
+    chosen: Sequence[cases.Case], gpus: Sequence[GPU], dtype: torch.dtype, build: Build | None
+) -> Iterator[list[Row]]:
+    """Of each case and path, a row for each backend."""
     for case in chosen:
         for path in PREDICTED_PATHS:
-            row = {"case": case.name, "rows": case.rows, "categories": case.categories, "peer": path}
-            for gpu in gpus:
-                specimen = Specimen(path, case.rows, case.categories, dtype, gpu.processors)
-                launches = specimen.launches()
-                executed = sum(figures(each, gpu.target).executed * each.threads(gpu.target) for each in launches)
-                moved = specimen.least_bytes(is_on_chip(launches))
-                seconds, bound = gpu.seconds(moved, executed)
-                row |= {gpu.name: seconds, f"{gpu.name} bound": bound, f"{gpu.name} memory": moved / gpu.bandwidth}
-            yield row
+            about = {"case": case.name, "rows": case.rows, "categories": case.categories}
+            rows = [about | {"peer": path, "backend": "triton"} | _times_of_triton(case, path, gpus, dtype)]
+            if build is not None:
+                times = _times_of_cuda(case, path, gpus, dtype, build)
+                rows.append(about | {"peer": f"{path}, CUDA", "backend": "cuda"} | times)
+            yield rows
+
+
+def _times_of_triton(case: cases.Case, path: str, gpus: Sequence[GPU], dtype: torch.dtype) -> dict[str, object]:
+    row: dict[str, object] = {}
+    for gpu in gpus:
+        specimen = Specimen(path, case.rows, case.categories, dtype, gpu.processors)
+        launches = specimen.launches()
+        executed = sum(figures(each, gpu.target).executed * each.threads(gpu.target) for each in launches)
+        row |= _time(gpu, specimen.least_bytes(is_on_chip(launches)), executed)
+    return row
+
+
+def _times_of_cuda(
+    case: cases.Case, path: str, gpus: Sequence[GPU], dtype: torch.dtype, build: Build
+) -> dict[str, object]:
+    """The machine code of these kernels only tells a bound of their instructions, for one has ways for rows of all
+    kinds; so they are counted where it is interpreted.
+    """
+    specimen = Specimen(path, case.rows, case.categories, dtype)
+    executed = traffic.of_cuda(specimen, build).instructions_per_element * specimen.elements
+    moved = specimen.least_bytes(is_on_chip(specimen.cuda_launches(build)))
+    row: dict[str, object] = {}
+    for gpu in gpus:
+        row |= _time(gpu, moved, executed)
+    return row
+
+
+def _time(gpu: GPU, moved: float, executed: float) -> dict[str, object]:
+    seconds, bound = gpu.seconds(moved, executed)
+    return {gpu.name: seconds, f"{gpu.name} bound": bound, f"{gpu.name} memory": moved / gpu.bandwidth}

@@ -48,6 +48,44 @@ def _widths(count: Mapping[int, int]) -> str:
     return f"{count.get(128, 0)} of {sum(count.values())}"
 
 
+def table_of_traffic(rows: Sequence[Row]) -> Table:
+    """A line for each path and shape, the backends side by side."""
+    caption = (
+        "Of the least that a path has to move, a few rows interpreted: bytes that threads load and store, among which\n"
+        "each thread's copy of what is one number a row; and sectors of 32 bytes that warps ask for."
+    )
+    table = Table(title="Traffic", caption=caption, caption_justify="left")
+    for heading in ("path", "shape"):
+        table.add_column(heading, no_wrap=True)
+    for backend in BACKENDS.values():
+        for heading in ("bytes", "sectors"):
+            table.add_column(f"{backend}: {heading}", justify="right")
+    lines: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        lines.setdefault((row["path"], f"{row['rows']}x{row['categories']}"), {})[row["backend"]] = row
+    for (path, shape), of_backend in lines.items():
+        cells = (_traffic(of_backend[each]) if each in of_backend else ("", "") for each in BACKENDS)
+        table.add_row(path, shape, *(cell for several in cells for cell in several))
+    return table
+
+
+def _traffic(row: Row) -> tuple[str, str]:
+    return f"x {row['bytes_of_least']:.3f}", f"x {row['sectors_of_least']:.3f}"
+
+
+def figure_of_traffic(rows: Sequence[Row]) -> Figure:
+    figure = Figure(figsize=(14, 7), layout="constrained")
+    axes = figure.subplots()
+    for backend, label in BACKENDS.items():
+        of_backend = [row for row in rows if row["backend"] == backend]
+        names = [f"{row['path']} {row['rows']}x{row['categories']}" for row in of_backend]
+        axes.plot(names, [row["sectors_of_least"] for row in of_backend], "o", label=label)
+    axes.set(ylabel="sectors, of the least")
+    axes.tick_params("x", rotation=90)
+    axes.legend()
+    return figure
+
+
 def table_of_times(rows: Sequence[Row], gpus: Sequence[GPU]) -> Table:
     headings = [cell for gpu in gpus for cell in (gpu.name, "by")]
     table = table_of_cases(f"Microseconds, and what bounds them: {PREDICTED}", headings)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/launch.cuh"
+#include "cuda/row.cuh"
 
 namespace reinmax_kernels::cuda {
 
@@ -22,6 +23,13 @@ inline bool are_aligned_alike(const BackwardArguments& arguments) {
   };
   return alike(logits.values, bytes) && alike(arguments.grad_one_hot, bytes) && alike(arguments.grad_probs, bytes) &&
          alike(logits.mask, 1);
+}
+
+// Whether all accesses to rows can be of 16 bytes, from the first element of each to the last.
+template <class T>
+bool are_wide(const BackwardArguments& arguments) {
+  return is_wide<T>(arguments.logits) && is_wide<T>(arguments.grad_one_hot, sizeof(T)) &&
+         is_wide<T>(arguments.grad_probs, sizeof(T)) && reinterpret_cast<uintptr_t>(arguments.grad_logits) % 16 == 0;
 }
 
 // Whether rows lie one after the other in all tensors but the mask, from a 16-byte boundary on.

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda/alignment.h"
+#include "cuda/backward_lanes.cuh"
 #include "cuda/backward_long.cuh"
 #include "cuda/backward_medium.cuh"
 #include "cuda/backward_short.cuh"
@@ -11,7 +12,9 @@
 
 namespace reinmax_kernels::cuda {
 
-// So many warps to a row; where that is one, blocks have eight rows.
+constexpr int kRowsOfBlock = 2;  // that have a warp each: few, for the next block waits for the last of them
+
+// So many warps to a row, or as many rows to a block.
 struct Shape {
   Warps warps;
   int threads;
@@ -19,8 +22,8 @@ struct Shape {
 
   Shape(int64_t rows, int64_t warps_of_row)
       : warps{int(warps_of_row)},
-        threads((warps.count == 1 ? 8 : warps.count) * kWarp),
-        blocks(unsigned(warps.count == 1 ? ceil_divide(rows, 8) : rows)) {}
+        threads((warps.count == 1 ? kRowsOfBlock : warps.count) * kWarp),
+        blocks(unsigned(warps.count == 1 ? ceil_divide(rows, kRowsOfBlock) : rows)) {}
 };
 
 // That loop over a row: few, so that their reductions cost little, unless it takes more of them to occupy the device.
@@ -29,6 +32,15 @@ inline int64_t looping_warps(const Logits& logits, int elements_of_warp) {
   const int64_t most = ceil_divide(logits.categories, elements_of_warp), least = ceil_divide(most, kMostLoops);
   const int64_t occupying = ceil_divide(int64_t{2 * kOccupyingWarps} * processors(), logits.rows);
   return std::min<int64_t>({kLongBackwardWarps, most, std::max(least, occupying)});
+}
+
+// Whether two rows are more than a processor's own cache holds: then it has one at a time, to find there what it reads
+// again.
+inline bool fills_cache(const BackwardArguments& arguments) {
+  constexpr int64_t kCacheOfRow = 96 * 1024;  // half of the smallest
+  const Logits& logits = arguments.logits;
+  const int tensors = 1 + (arguments.grad_one_hot.data != nullptr) + (arguments.grad_probs.data != nullptr);
+  return tensors * logits.categories * size_of(logits.dtype) > kCacheOfRow;
 }
 
 template <class Estimator, class T, Relaxation kRelaxation>
@@ -40,6 +52,15 @@ void backward_short(const BackwardArguments& arguments, Stream stream) {
   const auto kernel = are_packed(arguments) ? backward_short_kernel<Estimator, T, true, kRelaxation>
                                             : backward_short_kernel<Estimator, T, false, kRelaxation>;
   launch(kernel, grid, kShortThreads, 0, stream, arguments, group);
+}
+
+template <class Estimator, class T, Relaxation kRelaxation>
+void backward_lanes(const BackwardArguments& arguments, Stream stream) {
+  const Logits& logits = arguments.logits;
+  Lanes group{0};
+  while ((kWidest<T> << group.log2) < logits.categories) ++group.log2;
+  const dim3 grid(unsigned(ceil_divide(logits.rows, kLanesThreads >> group.log2)));
+  launch(backward_lanes_kernel<Estimator, T, kRelaxation>, grid, kLanesThreads, 0, stream, arguments, group);
 }
 
 template <class Estimator, class T, int kWidth, Relaxation kRelaxation, bool kGradProbs>
@@ -54,7 +75,8 @@ template <class Estimator, class T, int kWidth, Relaxation kRelaxation, bool kAw
 void backward_long(const BackwardArguments& arguments, void* scratch, Stream stream) {
   const Logits& logits = arguments.logits;
   const Parts parts = parts_of(logits, scratch);
-  const Shape shape(logits.rows, looping_warps(logits, kHeld<T, kWidth, true> * kWarp));
+  const bool is_alone = !kAway && parts.count == 1 && fills_cache(arguments);
+  const Shape shape(logits.rows, is_alone ? kMostWarps : looping_warps(logits, kHeld<T, kWidth, true> * kWarp));
   const auto launch_step = [&](Step step, int parts_that_work) {
     const auto kernel = backward_long_kernel<Estimator, T, kWidth, kRelaxation, kAway>;
     const dim3 grid(shape.blocks, unsigned(parts_that_work));
@@ -92,7 +114,9 @@ void backward_beyond_short(const BackwardArguments& arguments, void* scratch, St
 
 template <class Estimator, class T, Relaxation kRelaxation>
 void backward_rows(const BackwardArguments& arguments, void* scratch, Stream stream) {
-  if (arguments.logits.categories <= kMostShort) {
+  if (arguments.logits.categories <= kMostOfLanes<T> && are_wide<T>(arguments)) {
+    backward_lanes<Estimator, T, kRelaxation>(arguments, stream);
+  } else if (arguments.logits.categories <= kMostShort) {
     backward_short<Estimator, T, kRelaxation>(arguments, stream);
   } else if (are_aligned_alike(arguments)) {
     backward_beyond_short<Estimator, T, kWidest<T>, kRelaxation>(arguments, scratch, stream);

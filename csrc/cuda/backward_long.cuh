@@ -52,12 +52,29 @@ struct Share {
   Accesses<kWidth> accesses;
   int thread, threads, part, elements;
 
+  // With one access of logits and gradient under way, half of a processor's threads ask for less than its share of the
+  // memory can bring. There are not registers for two of more elements than four, or of doubles, but for one pass.
+  static constexpr bool kTwoAtOnce = sizeof(T) == 4 || (sizeof(T) == 2 && !kGradProbs);
+
   // Calls body(operands, position of the first).
   template <bool kBackwards, class Body>
   __device__ __forceinline__ void for_each(Body body) const {
     const int first = part * (elements / kWidth), last = min(first + elements / kWidth, accesses.wide);
     const int step = kBackwards ? -threads : threads;
-    for (int a = kBackwards ? last - 1 - thread : first + thread; kBackwards ? a >= first : a < last; a += step) {
+    int a = kBackwards ? last - 1 - thread : first + thread;
+    if (kTwoAtOnce && !(kGradProbs && upstream.has_grad_probs())) {
+      // As often as all threads have two.
+#pragma unroll 1
+      for (int left = last - first; left >= 2 * threads; left -= 2 * threads, a += 2 * step) {
+        const auto position = [&](int i) { return accesses.position(a + i * step); };
+        StoredOperands<T, kWidth> stored[2];
+        upstream.template load_side_by_side<false>(stored, position);
+        upstream.apply_mask(stored, position);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) body(upstream.template operands<false>(stored[i]), position(i));
+      }
+    }
+    for (; kBackwards ? a >= first : a < last; a += step) {
       const int j = accesses.position(a);
       body(upstream.template load<kWidth, kGradProbs>(j, true), j);
     }
@@ -72,7 +89,7 @@ enum class Step { kAll, kLargest, kSum, kWrite };
 
 // kAway: the gradient is known without sums but at the drawn category, which alone is left to write then.
 template <class Estimator, class T, int kWidth, Relaxation kRelaxation, bool kAway>
-__global__ void __launch_bounds__(kLongBackwardWarps * 32, 2)
+__global__ void __launch_bounds__(kMostThreads, 1)
     backward_long_kernel(const BackwardArguments arguments, Warps warps, Parts parts, Step step) {
   using Real = Computed<T>;
   constexpr bool kGapped = kRelaxation == Relaxation::kGapped;
@@ -81,12 +98,13 @@ __global__ void __launch_bounds__(kLongBackwardWarps * 32, 2)
   const int64_t rows = arguments.logits.rows, row = warps.row();
   if (row >= rows) return;
 
+  const RowState<kRelaxation> state(arguments, row);
+  const int drawn = state.drawn;
   const Upstream<T> upstream(arguments, RowNumber(row, arguments.logits.inner));
   const Share<T, kWidth, !kAway> share{
       upstream, Accesses<kWidth>(upstream.logits.values.start, categories), thread, threads, part, parts.elements};
-  const Exponentials<Real, kRelaxation> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments);
+  const Exponentials<Real, kRelaxation> of(Softmax<Real>(state.log_sum_exp), state.tau, arguments.gap);
   T* const out = static_cast<T*>(arguments.grad_logits) + row * categories;
-  const int drawn = int(arguments.index[row]);
   const auto at_drawn = [&] { return upstream.template load<1, !kAway>(drawn, true); };
 
   Partial<Real, kRelaxation> sums;
@@ -122,12 +140,13 @@ __global__ void __launch_bounds__(kLongBackwardWarps * 32, 2)
     for (int k = thread; k < parts.count; k += threads) sums.add(load_part<Real, kRelaxation>(parts, rows, row, k), of);
   }
   if constexpr (kRelaxation == Relaxation::kTempered) sums.make_relative_to(largest_of(warps, sums.largest), of);
-  sums.combine(warps, !kAway && arguments.grad_probs.data != nullptr);
+  sums.template combine<false>(warps, !kAway && arguments.grad_probs.data != nullptr);
   if (step == Step::kSum) {
     if (thread == 0) store_part(parts, rows, row, part, sums);
     return;
   }
-  const Gradient<Estimator, Real, kRelaxation> gradient(of, sums, at_drawn().g[0]);
+  if constexpr (Estimator::kTakesGradDrawn) sums.g_drawn = at_drawn().g[0];
+  const Gradient<Estimator, Real, kRelaxation> gradient(of, sums);
   if constexpr (kAway) {
     warps.synchronize();  // what another thread wrote there, as if it were not the drawn category, comes first
     if (thread == 0) store_adjacent(out + drawn, gradient(at_drawn(), drawn, drawn));

@@ -11,8 +11,6 @@ namespace reinmax_kernels::cuda {
 template <class T, int kWidth, bool kGradProbs>
 constexpr int kHeld = std::is_same_v<T, double> ? 2 : (kWidth == 1 ? 4 : (kGradProbs ? 8 : 16));
 
-constexpr int kMostThreads = 1024;  // of a block
-
 // Whether the registers of a block hold more of a row where there is no gradient of the probabilities.
 template <class T, int kWidth>
 constexpr bool kHoldsMoreWithoutGradProbs = kHeld<T, kWidth, false> > kHeld<T, kWidth, true>;
@@ -44,32 +42,20 @@ __global__ void __launch_bounds__(kMostThreads, 1)
   // What is read beyond the row's last access is that access, in vain, for that takes no branch.
   const auto position = [&](int a) { return accesses.position(min(a * threads + thread, accesses.wide - 1)); };
   StoredOperands<T, kWidth> stored[kAccesses];
-#pragma unroll
-  for (int a = 0; a < kAccesses; ++a) stored[a] = upstream.template load_stored<kWidth>(position(a));
-  if (kGradProbs && upstream.has_grad_probs()) {
-#pragma unroll
-    for (int a = 0; a < kAccesses; ++a) stored[a].h = upstream.grad_probs.template load<kWidth>(position(a));
-  }
-  if (upstream.has_mask()) {
-    Pack<unsigned char, kWidth> allowed[kAccesses];
-#pragma unroll
-    for (int a = 0; a < kAccesses; ++a) allowed[a] = upstream.template load_mask<kWidth>(position(a));
-#pragma unroll
-    for (int a = 0; a < kAccesses; ++a) stored[a].forbid_unless(allowed[a]);
-  }
+  upstream.template load_side_by_side<kGradProbs>(stored, position);
+  const RowState<kRelaxation> state(arguments, row);  // behind the loads, which else would wait for what is made of it
+  upstream.apply_mask(stored, position);
   Operands<Real, kWidth> held[kAccesses];
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) {
     if (a * threads + thread >= accesses.wide) stored[a].x.fill(minus_infinity<T>());
     held[a] = upstream.template operands<kGradProbs>(stored[a]);
   }
-  const int drawn = int(arguments.index[row]);
-  const Operands<Real, 1> at_drawn = upstream.template load<1, kGradProbs>(drawn, true);
   const int j_single = accesses.position_of_single(thread);
   Operands<Real, 1> single;
   if constexpr (kWidth > 1) single = upstream.template load<1, kGradProbs>(j_single, accesses.has(j_single));
 
-  const Exponentials<Real, kRelaxation> of(Softmax<Real>(arguments.log_sum_exp[row]), arguments);
+  const Exponentials<Real, kRelaxation> of(Softmax<Real>(state.log_sum_exp), state.tau, arguments.gap);
   Partial<Real, kRelaxation> sums;
   if constexpr (kRelaxation != Relaxation::kNone) {
     if constexpr (kWidth > 1) sums.largest = largest_in(single.x, sums.largest);
@@ -77,23 +63,29 @@ __global__ void __launch_bounds__(kMostThreads, 1)
     for (int a = 0; a < kAccesses; ++a) sums.largest = largest_in(held[a].x, sums.largest);
     sums.largest = largest_of(warps, sums.largest);
   }
-  if (kGapped && thread == 0) sums.lift_drawn(at_drawn, of);
-  if constexpr (kWidth > 1) sums.add(single, of);
-#pragma unroll
-  for (int a = 0; a < kAccesses; ++a) sums.add(held[a], of);
-  sums.combine(warps, kGradProbs && arguments.grad_probs.data != nullptr);
-  if constexpr (!kGradProbs) sums.pi_h = 0;  // is known to the compiler so
-
-  const Gradient<Estimator, Real, kRelaxation, kGradProbs> gradient(of, sums, at_drawn.g[0]);
-  T* const out = static_cast<T*>(arguments.grad_logits) + row * arguments.logits.categories;
   if constexpr (kWidth > 1) {
-    if (accesses.has(j_single)) store_adjacent(out + j_single, gradient(single, j_single, drawn));
+    sums.template take_drawn<Estimator>(single, accesses.has(j_single) ? j_single : -1, state.drawn, of);
+    sums.add(single, of);
   }
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) {
-    const int access = a * threads + thread, j = accesses.position(access);
+    const int access = a * threads + thread, j = access < accesses.wide ? accesses.position(access) : -kWidth;
+    sums.template take_drawn<Estimator>(held[a], j, state.drawn, of);
+    sums.add(held[a], of);
+  }
+  sums.template combine<Estimator::kTakesGradDrawn>(warps, kGradProbs && arguments.grad_probs.data != nullptr);
+  if constexpr (!kGradProbs) sums.pi_h = 0;  // is known to the compiler so
+
+  const Gradient<Estimator, Real, kRelaxation, kGradProbs> gradient(of, sums);
+  T* const out = static_cast<T*>(arguments.grad_logits) + row * arguments.logits.categories;
+  if constexpr (kWidth > 1) {
+    if (accesses.has(j_single)) store_adjacent(out + j_single, gradient(single, j_single, state.drawn));
+  }
+#pragma unroll
+  for (int a = 0; a < kAccesses; ++a) {
+    const int access = a * threads + within_loop(thread), j = accesses.position(access);
     if constexpr (kTwoExponentials) forget_exponentials(held[a].x);
-    if (access < accesses.wide) store_adjacent(out + j, gradient(held[a], j, drawn));
+    if (access < accesses.wide) store_adjacent(out + j, gradient(held[a], j, state.drawn));
   }
 }
 

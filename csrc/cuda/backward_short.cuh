@@ -16,29 +16,53 @@ constexpr int kShortElements = std::is_same_v<T, double> ? 2 : 4;  // of a row, 
 template <class T>
 constexpr int kTileElements = kShortThreads * kShortElements<T>;  // of a block
 
-// Between global and shared memory, by all threads of the block: wide accesses, and the last elements one by one.
+// What a thread moves of a tile, between global and shared memory: a wide access, and of the last elements one.
 template <class T>
-__device__ __forceinline__ void copy_tile(const T* from, T* to, unsigned elements) {
+struct Piece {
   static_assert(kTileElements<T> <= kShortThreads * kWidest<T>);
-  const unsigned wide = elements / kWidest<T>;
-  if (threadIdx.x < wide) reinterpret_cast<uint4*>(to)[threadIdx.x] = reinterpret_cast<const uint4*>(from)[threadIdx.x];
-  const unsigned single = wide * kWidest<T> + threadIdx.x;
-  if (single < elements) to[single] = from[single];
-}
+  uint4 wide;
+  T single;
+
+  __device__ __forceinline__ void load(const T* from, unsigned elements) {
+    if (has_wide(elements)) wide = reinterpret_cast<const uint4*>(from)[threadIdx.x];
+    if (has_single(elements)) single = from[single_of(elements)];
+  }
+
+  __device__ __forceinline__ void store(T* to, unsigned elements) const {
+    if (has_wide(elements)) reinterpret_cast<uint4*>(to)[threadIdx.x] = wide;
+    if (has_single(elements)) to[single_of(elements)] = single;
+  }
+
+ private:
+  static __device__ __forceinline__ bool has_wide(unsigned elements) { return threadIdx.x < elements / kWidest<T>; }
+  static __device__ __forceinline__ bool has_single(unsigned elements) { return single_of(elements) < elements; }
+  static __device__ __forceinline__ unsigned single_of(unsigned elements) {
+    return elements / kWidest<T> * kWidest<T> + threadIdx.x;
+  }
+};
 
 // Logits and gradients of adjacent rows, in shared memory.
 template <class T>
 struct alignas(16) Tile {
   T x[kTileElements<T>], g[kTileElements<T>], h[kTileElements<T>];
 
-  // The elements from `first` on; those of a gradient that is absent are not touched.
-  __device__ __forceinline__ void fill(const BackwardArguments& arguments, int64_t first, int elements) {
-    const auto copy = [&](const Rows& rows, T* to) {
-      if (rows.data != nullptr) copy_tile(static_cast<const T*>(rows.data) + first, to, elements);
-    };
-    copy(arguments.logits.values, x);
-    copy(arguments.grad_one_hot, g);
-    copy(arguments.grad_probs, h);
+  // The elements from `first` on, all loads before what they bring is stored; those of a gradient that is absent are
+  // not touched. Calls meanwhile() between loads and stores.
+  template <class Meanwhile>
+  __device__ __forceinline__ void fill(const BackwardArguments& arguments, int64_t first, int elements,
+                                       Meanwhile meanwhile) {
+    const Rows* const rows[] = {&arguments.logits.values, &arguments.grad_one_hot, &arguments.grad_probs};
+    T* const to[] = {x, g, h};
+    Piece<T> pieces[3];
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+      if (rows[i]->data != nullptr) pieces[i].load(static_cast<const T*>(rows[i]->data) + first, elements);
+    }
+    meanwhile();
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+      if (rows[i]->data != nullptr) pieces[i].store(to[i], elements);
+    }
   }
 
   // What `Upstream` loads, of the row that begins at element `start`.
@@ -70,51 +94,67 @@ __global__ void __launch_bounds__(kShortThreads, 4)
   const int row = threadIdx.x >> group.log2, lane = threadIdx.x - (row << group.log2), start = row * categories;
   const bool here = row < rows;
 
-  if (threadIdx.x < rows) softmax_of[threadIdx.x] = Softmax<Real>(arguments.log_sum_exp[first + threadIdx.x]);
-  if constexpr (kStaged) tile.fill(arguments, first * categories, rows * categories);
-  __syncthreads();
-
   const RowNumber number(here ? first + row : first, arguments.logits.inner);
-  const auto load = [&](int j, bool inside) {
-    if constexpr (kStaged) {
-      return tile.load(arguments, Row<unsigned char>(arguments.logits.mask, number), start, j, inside);
-    } else {
-      return Upstream<T>(arguments, number).template load<1>(j, inside);
-    }
+  const auto position = [&](int e) { return lane + (e << group.log2); };
+  const auto inside = [&](int e) { return here && position(e) < categories; };
+  // Behind the loads of elements, which else would wait for what is made of this.
+  RowState<kRelaxation> state;
+  const auto load_state = [&] {
+    state.load(arguments, here ? first + row : first);
+    if (threadIdx.x < rows) softmax_of[threadIdx.x] = Softmax<Real>(arguments.log_sum_exp[first + threadIdx.x]);
   };
-  Operands<Real, kShortElements<T>> at;
+  Operands<Real, 1> at[kShortElements<T>];
+  if constexpr (kStaged) {
+    tile.fill(arguments, first * categories, rows * categories, load_state);
+    __syncthreads();
+    const Row<unsigned char> mask(arguments.logits.mask, number);
 #pragma unroll
-  for (int e = 0; e < kShortElements<T>; ++e) {
-    const int j = lane + (e << group.log2);
-    const auto one = load(j, here && j < categories);
-    at.x[e] = one.x[0], at.g[e] = one.g[0], at.h[e] = one.h[0];
+    for (int e = 0; e < kShortElements<T>; ++e) at[e] = tile.load(arguments, mask, start, position(e), inside(e));
+  } else {
+    const Upstream<T> upstream(arguments, number);
+    const auto clamped = [&](int e) { return min(position(e), categories - 1); };
+    StoredOperands<T, 1> stored[kShortElements<T>];
+    upstream.template load_side_by_side<true>(stored, clamped);
+    load_state();
+    __syncthreads();
+    upstream.apply_mask(stored, clamped);
+#pragma unroll
+    for (int e = 0; e < kShortElements<T>; ++e) {
+      if (!inside(e)) stored[e].x.fill(minus_infinity<T>());
+      at[e] = upstream.template operands<true>(stored[e]);
+    }
   }
-  const int drawn = here ? int(arguments.index[first + row]) : 0;
-  const Operands<Real, 1> at_drawn = load(drawn, here);
 
-  const Exponentials<Real, kRelaxation> of(softmax_of[here ? row : 0], arguments);
+  const Exponentials<Real, kRelaxation> of(softmax_of[here ? row : 0], state.tau, arguments.gap);
   Partial<Real, kRelaxation> sums;
-  if constexpr (kRelaxation != Relaxation::kNone) sums.largest = largest_of(group, largest_in(at.x, sums.largest));
-  if (kRelaxation == Relaxation::kGapped && lane == 0) sums.lift_drawn(at_drawn, of);
-  sums.add(at, of);
-  sums.combine(group, arguments.grad_probs.data != nullptr);
-  const Gradient<Estimator, Real, kRelaxation> gradient(of, sums, at_drawn.g[0]);
-  if constexpr (kStaged) __syncthreads();  // all have read the tile, that is written now
+  if constexpr (kRelaxation != Relaxation::kNone) {
+#pragma unroll
+    for (const auto& one : at) sums.largest = largest_in(one.x, sums.largest);
+    sums.largest = largest_of(group, sums.largest);
+  }
 #pragma unroll
   for (int e = 0; e < kShortElements<T>; ++e) {
-    const int j = lane + (e << group.log2);
-    const Operands<Real, 1> one{{at.x[e]}, {at.g[e]}, {at.h[e]}};
-    if (!here || j >= categories) continue;
-    const T result = rounded<T>(gradient(one, j, drawn)[0]);
+    sums.add(at[e], of);
+    sums.template take_drawn<Estimator>(at[e], position(e), state.drawn, of);
+  }
+  sums.template combine<Estimator::kTakesGradDrawn>(group, arguments.grad_probs.data != nullptr);
+  const Gradient<Estimator, Real, kRelaxation> gradient(of, sums);
+#pragma unroll
+  for (int e = 0; e < kShortElements<T>; ++e) {
+    const int j = position(e);
+    if (!inside(e)) continue;
+    const T result = rounded<T>(gradient(at[e], j, state.drawn)[0]);
     if constexpr (kStaged) {
-      tile.x[start + j] = result;
+      tile.x[start + j] = result;  // which nobody but this thread has read
     } else {
       static_cast<T*>(arguments.grad_logits)[first * categories + start + j] = result;
     }
   }
   if constexpr (kStaged) {
     __syncthreads();
-    copy_tile(tile.x, static_cast<T*>(arguments.grad_logits) + first * categories, rows * categories);
+    Piece<T> piece;
+    piece.load(tile.x, rows * categories);
+    piece.store(static_cast<T*>(arguments.grad_logits) + first * categories, rows * categories);
   }
 }
 

@@ -6,6 +6,7 @@
 namespace reinmax_kernels::cuda {
 
 constexpr int kMostWarps = 32;  // of a block
+constexpr int kMostThreads = 32 * kMostWarps;
 
 // 2^log2 lanes, at most a warp.
 struct Lanes {
@@ -13,8 +14,7 @@ struct Lanes {
 
   template <class Real, int kCount, class Function>
   __device__ __forceinline__ void reduce_each(Real (&values)[kCount], Function f, Real) const {
-#pragma unroll
-    for (Real& value : values) value = reduce(value, f, 1 << log2);
+    reduce(values, f, 1 << log2);
   }
 };
 
@@ -39,8 +39,7 @@ struct Warps {
   template <class Real, int kCount, class Function>
   __device__ __forceinline__ void reduce_each(Real (&values)[kCount], Function f, Real identity) const {
     __shared__ Real of_warps[kCount][kMostWarps];
-#pragma unroll
-    for (Real& value : values) value = reduce(value, f);
+    reduce(values, f);
     if (count == 1) return;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     __syncthreads();  // the results of an earlier reduction have been read
@@ -50,7 +49,8 @@ struct Warps {
     }
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) values[i] = reduce(lane < count ? of_warps[i][lane] : identity, f);
+    for (int i = 0; i < kCount; ++i) values[i] = lane < count ? of_warps[i][lane] : identity;
+    reduce(values, f);
   }
 };
 

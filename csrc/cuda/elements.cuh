@@ -136,11 +136,13 @@ struct BitsOf<16> {
   using Type = uint4;
 };
 
-// Of memory that no kernel writes while this one runs.
-template <int kWidth, class T>
+// Of memory that no kernel writes while this one runs. kInPlace: the compiler does not put it off until behind the next
+// `__syncwarp`, as it may do with others, to need fewer registers.
+template <int kWidth, bool kInPlace = false, class T>
 __device__ __forceinline__ Pack<T, kWidth> load_adjacent(const T* from) {
   using Bits = typename BitsOf<sizeof(T) * kWidth>::Type;
-  const Bits bits = __ldg(reinterpret_cast<const Bits*>(from));
+  const Bits* const at = reinterpret_cast<const Bits*>(from);
+  const Bits bits = kInPlace ? *at : __ldg(at);
   Pack<T, kWidth> elements;
   static_assert(sizeof(elements) == sizeof(bits));
   memcpy(&elements, &bits, sizeof(bits));

@@ -1,5 +1,6 @@
-// An estimator is its formula: a struct with `gradient(point, sums, inverse_tau)` and, where at tau = 1 and without a
-// gradient of the probabilities no sum is needed away from the drawn category, `away_from_drawn(pi, g, g_drawn)`.
+// An estimator is its formula: a struct with `gradient(point, sums, inverse_tau)`; with kTakesGradDrawn, whether that
+// takes g at the drawn category; and, where at tau = 1 and without a gradient of the probabilities no sum is needed
+// away from the drawn category, with `away_from_drawn(pi, g, g_drawn)`.
 #pragma once
 
 namespace reinmax_kernels::cuda {
@@ -12,7 +13,7 @@ struct Point {
   bool is_drawn;
 };
 
-// Of a row: g at the drawn category, and inner products.
+// Of a row: g at the drawn category (0 where an estimator does not take it), and inner products.
 template <class Real>
 struct Sums {
   Real g_drawn, pi_g, p_g, pi_h;

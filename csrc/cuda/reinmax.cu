@@ -4,7 +4,7 @@
 namespace reinmax_kernels::cuda {
 
 struct ReinMax {
-  static constexpr bool kKnownAwayFromDrawn = true;
+  static constexpr bool kKnownAwayFromDrawn = true, kTakesGradDrawn = true;
 
   // (e + p)(g - (g_D + <p, g>) / 2) - pi (g - <pi, g>) / 2 + pi (h - <pi, h>), e the drawn one-hot.
   template <class Real>

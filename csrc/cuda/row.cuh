@@ -22,10 +22,13 @@ __device__ __forceinline__ Number within_loop(Number number) {
 
 // Which row, in the two loops that all tensors of a kernel step by.
 struct RowNumber {
-  int64_t outer, inner;
+  int64_t outer, inner = 0;
 
-  __device__ __forceinline__ RowNumber(int64_t row, const Divisor& size)
-      : outer(size.divide(row)), inner(row - outer * size.value()) {}
+  __device__ __forceinline__ RowNumber(int64_t row, const Divisor& size) : outer(row) {
+    if (size.value() == 1) return;  // mostly: rows need no division
+    outer = size.divide(row);
+    inner = row - outer * size.value();
+  }
 };
 
 // One row of a tensor; `start` is null where there is no such tensor.
@@ -39,12 +42,12 @@ struct Row {
     if (start != nullptr) start += row.outer * rows.outer_stride + row.inner * rows.inner_stride;
   }
 
-  template <int kWidth>
+  template <int kWidth, bool kInPlace = false>
   __device__ __forceinline__ Pack<T, kWidth> load(int j) const {
     if constexpr (kWidth == 1) {
-      return load_adjacent<1>(start + j * category_stride);
+      return load_adjacent<1, kInPlace>(start + j * category_stride);
     } else {
-      return load_adjacent<kWidth>(start + j);
+      return load_adjacent<kWidth, kInPlace>(start + j);
     }
   }
 };
@@ -96,14 +99,22 @@ bool is_wide(const Logits& logits) {
          is_wide<T, kWidth>(logits.mask, 1);
 }
 
-// f over groups of so many neighbouring threads of a warp, a power of two: all of a group get the result.
-template <class X, class Function>
-__device__ __forceinline__ X reduce(X x, Function f, int threads = 32) {
+// f over groups of so many neighbouring threads of a warp, a power of two, of each of the values: all of a group get
+// the results. The values' shuffles are under way side by side.
+template <class X, int kCount, class Function>
+__device__ __forceinline__ void reduce(X (&values)[kCount], Function f, int threads = 32) {
 #pragma unroll
   for (int distance = threads / 2; distance > 0; distance /= 2) {
-    x = f(x, __shfl_xor_sync(kAllLanes, x, distance));
+#pragma unroll
+    for (X& value : values) value = f(value, __shfl_xor_sync(kAllLanes, value, distance));
   }
-  return x;
+}
+
+template <class X, class Function>
+__device__ __forceinline__ X reduce(X x, Function f, int threads = 32) {
+  X values[] = {x};
+  reduce(values, f, threads);
+  return values[0];
 }
 
 // NaN is dropped.

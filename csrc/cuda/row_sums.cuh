@@ -6,6 +6,22 @@
 
 namespace reinmax_kernels::cuda {
 
+// What a row has beside its elements.
+template <Relaxation kRelaxation>
+struct RowState {
+  int drawn;
+  double log_sum_exp, tau = 1;
+
+  RowState() = default;
+  __device__ __forceinline__ RowState(const BackwardArguments& arguments, int64_t row) { load(arguments, row); }
+
+  __device__ __forceinline__ void load(const BackwardArguments& arguments, int64_t row) {
+    drawn = int(arguments.index[row]);
+    log_sum_exp = arguments.log_sum_exp[row];
+    if (kRelaxation != Relaxation::kNone && arguments.tau != nullptr) tau = *arguments.tau;
+  }
+};
+
 // What takes logits of a row to probabilities.
 template <class Real, Relaxation kRelaxation>
 struct Exponentials {
@@ -13,9 +29,9 @@ struct Exponentials {
   Tempered<Real> tempered;
   Real lowered;  // what a logit with a gap is below the largest at least, negative
 
-  __device__ __forceinline__ Exponentials(const Softmax<Real>& softmax, const BackwardArguments& arguments)
-      : softmax(softmax), lowered(Real(-arguments.gap)) {
-    if (kRelaxation != Relaxation::kNone && arguments.tau != nullptr) tempered = Tempered<Real>(*arguments.tau);
+  __device__ __forceinline__ Exponentials(const Softmax<Real>& softmax, double tau, double gap)
+      : softmax(softmax), lowered(Real(-gap)) {
+    if (kRelaxation != Relaxation::kNone) tempered = Tempered<Real>(tau);
   }
 
   // Of p, before it is divided by its sum, of a category that was not drawn; that of a drawn one with a gap is 1.
@@ -25,13 +41,14 @@ struct Exponentials {
   }
 };
 
-// Of a part of a row: <pi, g>, <pi, h>, and of p its sum and <p, g> before it is divided by that sum, relative to
-// exp(largest / tau). Where p is pi, the latter aren't used. With a gap p is relative to the largest logit of the row,
-// known before, and the drawn category taken for one that was not drawn, until it is lifted; <pi, g> is not used.
+// Of a part of a row: g at the drawn category, <pi, g>, <pi, h>, and of p its sum and <p, g> before it is divided by
+// that sum, relative to exp(largest / tau). Where p is pi, the latter aren't used. With a gap p is relative to the
+// largest logit of the row, known before, and the drawn category taken for one that was not drawn, until it is lifted;
+// <pi, g> is not used.
 template <class Real, Relaxation kRelaxation>
 struct Partial {
   static constexpr bool kRelaxed = kRelaxation != Relaxation::kNone;
-  Real pi_g = 0, pi_h = 0, p = 0, p_g = 0;
+  Real g_drawn = 0, pi_g = 0, pi_h = 0, p = 0, p_g = 0;
   Real largest = -std::numeric_limits<Real>::max();  // finite, for a difference of infinities is NaN
 
   // `largest` is at least that of these elements.
@@ -48,6 +65,23 @@ struct Partial {
         p_g = multiply_add(weight, at.g[e], p_g);
       }
     }
+  }
+
+  // What the drawn category is by itself, if it is among the positions from `j` on: g there, and its lift. To load it
+  // once its index is known would be one more load to wait for.
+  template <class Estimator, int kWidth>
+  __device__ __forceinline__ void take_drawn(const Operands<Real, kWidth>& at, int j, int drawn,
+                                             const Exponentials<Real, kRelaxation>& of) {
+    constexpr bool kGapped = kRelaxation == Relaxation::kGapped;
+    if constexpr (!kGapped && !Estimator::kTakesGradDrawn) return;
+    Operands<Real, 1> found{};
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) {
+      if (j + e == drawn) found.x[0] = at.x[e], found.g[0] = at.g[e];
+    }
+    if (j > drawn || drawn >= j + kWidth) return;
+    g_drawn = found.g[0];
+    if constexpr (kGapped) lift_drawn(found, of);
   }
 
   // By one thread of a row.
@@ -78,19 +112,19 @@ struct Partial {
   }
 
   // Over all threads of a row, relative to the same largest logit.
-  template <class Threads>
+  template <bool kGradDrawn, class Threads>
   __device__ __forceinline__ void combine(const Threads& threads, bool with_grad_probs) {
-    if constexpr (kRelaxation == Relaxation::kGapped) {
-      Real sums[] = {p, p_g};
-      sum_each(threads, sums);
-      p = sums[0], p_g = sums[1];
-    } else if constexpr (kRelaxed) {
-      Real sums[] = {pi_g, p, p_g};
-      sum_each(threads, sums);
-      pi_g = sums[0], p = sums[1], p_g = sums[2];
-    } else {
-      pi_g = sum_of(threads, pi_g);
-    }
+    constexpr bool kWithPi = kRelaxation != Relaxation::kGapped;
+    Real sums[kWithPi + 2 * kRelaxed + kGradDrawn];
+    const auto each = [&](auto take) {
+      int i = 0;
+      if constexpr (kWithPi) take(pi_g, sums[i++]);
+      if constexpr (kRelaxed) take(p, sums[i++]), take(p_g, sums[i++]);
+      if constexpr (kGradDrawn) take(g_drawn, sums[i++]);
+    };
+    each([](Real& own, Real& sum) { sum = own; });
+    sum_each(threads, sums);
+    each([](Real& own, Real& sum) { own = sum; });
     if (with_grad_probs) pi_h = sum_of(threads, pi_h);
   }
 };
@@ -124,9 +158,8 @@ struct Gradient {
   Sums<Real> sums;
   Real largest, inverse_sum;
 
-  __device__ __forceinline__ Gradient(const Exponentials<Real, kRelaxation>& of, const Partial<Real, kRelaxation>& row,
-                                      Real g_drawn)
-      : of(of), sums{g_drawn, row.pi_g, row.pi_g, row.pi_h} {
+  __device__ __forceinline__ Gradient(const Exponentials<Real, kRelaxation>& of, const Partial<Real, kRelaxation>& row)
+      : of(of), sums{row.g_drawn, row.pi_g, row.pi_g, row.pi_h} {
     if constexpr (kRelaxation != Relaxation::kNone) {
       largest = row.largest;
       // A gap leaves a sum even where there is no distribution.

@@ -35,15 +35,15 @@ static int chunks_per_dense_draw(const SampleArguments& arguments) {
   return int(std::max({int64_t{chunks_per_part(logits)}, least, ceil_divide(count, kMostParts)}));
 }
 
-// Of a block that has a row to itself, at most. One of them chooses the chunk while the others wait, so there are few
-// where rows suffice for two waves of blocks. But rows that are read once more, to write the dense outputs, are to be
-// in the caches still: all that blocks are at takes up about a quarter of L2.
+// Of a block that has a row to itself, at most. One of them chooses the chunk while the others wait, so there are as
+// few as let all rows' blocks be resident at once. But rows that are read once more, to write the dense outputs, are to
+// be in the caches still: all that blocks are at takes up about a quarter of L2.
 static int64_t warps_of_row(const SampleArguments& arguments) {
   constexpr int64_t kBytesOfWarp = 4096;
   const Logits& logits = arguments.logits;
-  const int64_t in_two_waves = 2 * int64_t{kOccupyingWarps} * processors() / logits.rows;
-  if (in_two_waves > kLongWarps) return kLongWarps;
-  const int64_t least = std::max<int64_t>(1, in_two_waves);
+  const int64_t in_one_wave = int64_t{kOccupyingWarps} * processors() / logits.rows;
+  if (in_one_wave > kLongWarps) return kLongWarps;
+  const int64_t least = std::max<int64_t>(1, in_one_wave);
   if (!is_dense(arguments)) return least;
   return std::clamp<int64_t>(logits.categories * size_of(logits.dtype) / kBytesOfWarp, least, kMostLongWarps<true>);
 }

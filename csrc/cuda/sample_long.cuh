@@ -57,12 +57,20 @@ __device__ __forceinline__ void weigh_chunks(const LogitsRow<T>& row, int first,
   }
 }
 
-// The category drawn from the chosen chunk, by a warp.
+// The sum of weights of segment number `lane` of the chosen chunk, if this warp has it.
 template <class T, int kWidth>
-__device__ __forceinline__ int draw(const LogitsRow<T>& row, int categories, const ChosenChunk& chosen, int lane) {
+__device__ __forceinline__ uint64_t weigh_segments(const LogitsRow<T>& row, int categories, const ChosenChunk& chosen,
+                                                   int lane, const Sharers& sharers) {
   const int first = chosen.number * contract::kChunk;
-  const WarpChunk<T, kWidth, ChunkKind::kBySegment> chunk(row, first, categories, lane);
-  const uint64_t own = chunk.segment_total(chosen.largest, lane);
+  const WarpChunk<T, kWidth, ChunkKind::kBySegment> chunk(row, first, categories, lane, sharers);
+  return chunk.segment_total(chosen.largest, lane);
+}
+
+// The category drawn from the chosen chunk, by a warp, of whose segments `own` is number `lane`'s sum of weights.
+template <class T, int kWidth>
+__device__ __forceinline__ int draw(const LogitsRow<T>& row, int categories, const ChosenChunk& chosen, uint64_t own,
+                                    int lane) {
+  const int first = chosen.number * contract::kChunk;
   const DrawnElement drawn =
       draw_element<T, kWidth>(row, first, categories, chosen.largest, own, chosen.element_uniform, lane);
   return chosen.row_total > 0 ? drawn.category : 0;
@@ -90,17 +98,24 @@ __global__ void __launch_bounds__(32 * kMostLongWarps<kDense>, 32 / kMostLongWar
   const int threads = work.weighs ? 32 : blockDim.x;  // a warp is enough for the chunks of shared memory
   ChosenChunk chosen;
   if (threadIdx.x < threads) chosen = choose_chunk(arguments, row_number, chunks, work.count, threads);
+  if (work.weighs) {
+    __shared__ ChosenChunk told;
+    if (threadIdx.x == 0) told = chosen;
+    __syncthreads();
+    chosen = told;
+  }
   if constexpr (!kDense) {
+    // All warps weigh the chosen chunk's segments: by one of them it takes as long as to weigh a chunk.
+    __shared__ uint64_t total_of_segment[kSegments<kWidth>];
+    const Sharers sharers{warp, warps};
+    const uint64_t own = weigh_segments<T, kWidth>(row, categories, chosen, lane, sharers);
+    if (lane < kSegments<kWidth> && sharers.has(lane)) total_of_segment[lane] = own;
+    __syncthreads();
     if (warp > 0) return;
-    const int index = draw<T, kWidth>(row, categories, chosen, lane);
+    const uint64_t of_lane = lane < kSegments<kWidth> ? total_of_segment[lane] : 0;
+    const int index = draw<T, kWidth>(row, categories, chosen, of_lane, lane);
     if (lane == 0) arguments.index[row_number] = index;
   } else {
-    if (work.weighs) {
-      __shared__ ChosenChunk told;
-      if (threadIdx.x == 0) told = chosen;
-      __syncthreads();
-      chosen = told;
-    }
     double log_sum_exp = 0;
     if constexpr (kDouble) {
       log_sum_exp = log_sum_exp_of_parts(chunks.log_sum_exp, chosen.row_total > 0 ? work.count : 0, lane);
@@ -108,7 +123,8 @@ __global__ void __launch_bounds__(32 * kMostLongWarps<kDense>, 32 / kMostLongWar
     const Probability<T> probability(chosen.row_largest, chosen.row_total, log_sum_exp);
     DenseRow<T> out(arguments, row_number, -1);
     if (first <= chosen.number && chosen.number < last && (last - 1 - chosen.number) % warps == warp) {
-      out.index = draw<T, kWidth>(row, categories, chosen, lane);
+      const uint64_t own = weigh_segments<T, kWidth>(row, categories, chosen, lane, {});
+      out.index = draw<T, kWidth>(row, categories, chosen, own, lane);
       if (lane == 0) {
         arguments.index[row_number] = out.index;
         arguments.log_sum_exp[row_number] =

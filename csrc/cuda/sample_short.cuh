@@ -25,6 +25,14 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
   const int elements = kDouble && !kStaged ? kElements : work.elements;  // known where registers are few
   const int64_t first = (int64_t(blockIdx.x) * kShortWarps + warp) * (groups * work.rounds);
   const int rows = int(min(int64_t(groups * work.rounds), arguments.logits.rows - first));
+  // Loads of the next round's rows are under way while these are drawn from; a mask is waited for.
+  Pack<T, kWidth> ahead[kAtOnce ? kElements / kWidth : 1];
+  const auto load_ahead = [&](int start, int lane) {
+    const int r = start + min(lane >> work.group_bits, min(groups, rows - start) - 1);
+    const LogitsRow<T> row(arguments.logits, RowNumber(first + r, arguments.logits.inner));
+    load_side_by_side(row, (lane & (threads - 1)) * elements, categories, ahead);
+  };
+  if (kAtOnce && rows > 0) load_ahead(0, threadIdx.x % 32);
   numbers.start(arguments, first, rows, threadIdx.x % 32);
   __syncwarp();
 #pragma unroll 1
@@ -56,13 +64,12 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
       }
     };
     if constexpr (kAtOnce) {
-      Pack<T, kWidth> stored[kElements / kWidth];
-      load_side_by_side(row, begin, categories, stored);
 #pragma unroll
       for (int i = 0; i < kElements; i += kWidth) {
-        if (i >= count) stored[i / kWidth].fill(minus_infinity<T>());
-        take(i, all_computed(stored[i / kWidth]));
+        if (i >= count) ahead[i / kWidth].fill(minus_infinity<T>());
+        take(i, all_computed(ahead[i / kWidth]));
       }
+      if (start + groups < rows) load_ahead(start + groups, lane);
     } else {
 #pragma unroll
       for (int i = 0; i < kElements; i += kWidth) {

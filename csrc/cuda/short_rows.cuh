@@ -112,7 +112,8 @@ __device__ __forceinline__ void load_side_by_side(const LogitsRow<T>& row, int b
                                                   Pack<T, kWidth> (&stored)[kAccesses]) {
   const auto position = [=](int a) { return min(begin + a * kWidth, categories - kWidth); };
 #pragma unroll
-  for (int a = 0; a < kAccesses; ++a) stored[a] = load_adjacent<kWidth>(row.values.start + position(a));
+  for (int a = 0; a < kAccesses; ++a) stored[a] = load_adjacent<kWidth, true>(row.values.start + position(a));
+  __syncwarp();
   if (row.mask.start == nullptr) return;
 #pragma unroll
   for (int a = 0; a < kAccesses; ++a) {

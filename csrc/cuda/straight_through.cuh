@@ -6,7 +6,7 @@
 namespace reinmax_kernels::cuda {
 
 struct StraightThrough {
-  static constexpr bool kKnownAwayFromDrawn = false;
+  static constexpr bool kKnownAwayFromDrawn = false, kTakesGradDrawn = false;
 
   // p (g - <p, g>) / tau + pi (h - <pi, h>).
   template <class Real>

@@ -56,13 +56,38 @@ struct Upstream {
   }
 
   // Logits and gradient of the one-hot: loads of which none waits for what another has brought. h is 0.
-  template <int kWidth>
+  template <int kWidth, bool kInPlace = false>
   __device__ __forceinline__ StoredOperands<T, kWidth> load_stored(int j) const {
     StoredOperands<T, kWidth> at;
-    at.x = load_adjacent<kWidth>(logits.values.start + j);
-    at.g = grad_one_hot.template load<kWidth>(j);
+    at.x = load_adjacent<kWidth, kInPlace>(logits.values.start + j);
+    at.g = grad_one_hot.template load<kWidth, kInPlace>(j);
     at.h.fill(zero<T>());
     return at;
+  }
+
+  // What lies at some accesses' positions, by a warp: loads of which none waits for what another has brought, and which
+  // are all under way when this returns. The mask is yet to be looked at.
+  template <bool kGradProbs, int kWidth, int kAccesses, class Position>
+  __device__ __forceinline__ void load_side_by_side(StoredOperands<T, kWidth> (&stored)[kAccesses],
+                                                    Position position) const {
+#pragma unroll
+    for (int a = 0; a < kAccesses; ++a) stored[a] = load_stored<kWidth, true>(position(a));
+    if (kGradProbs && has_grad_probs()) {
+#pragma unroll
+      for (int a = 0; a < kAccesses; ++a) stored[a].h = grad_probs.template load<kWidth, true>(position(a));
+    }
+    __syncwarp();
+  }
+
+  template <int kWidth, int kAccesses, class Position>
+  __device__ __forceinline__ void apply_mask(StoredOperands<T, kWidth> (&stored)[kAccesses], Position position) const {
+    if (has_mask()) {
+      Pack<unsigned char, kWidth> allowed[kAccesses];
+#pragma unroll
+      for (int a = 0; a < kAccesses; ++a) allowed[a] = load_mask<kWidth>(position(a));
+#pragma unroll
+      for (int a = 0; a < kAccesses; ++a) stored[a].forbid_unless(allowed[a]);
+    }
   }
 
   // From the arguments, for this to take no register.

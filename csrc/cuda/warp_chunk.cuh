@@ -30,18 +30,28 @@ __device__ __forceinline__ __nv_bfloat162 larger_or_nan(__nv_bfloat162 a, __nv_b
 template <class T>
 using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
 
-// The elements from `first` on, to as many as a chunk has or to the end of the row.
+// The warps among which the segments of a chunk are shared out, and which of them this is.
+struct Sharers {
+  int warp = 0, warps = 1;
+
+  __device__ __forceinline__ bool has(int segment) const { return segment % warps == warp; }
+};
+
+// The elements from `first` on, to as many as a chunk has or to the end of the row; by segment, those that this warp
+// has.
 template <class T, int kWidth, ChunkKind kKind>
 class WarpChunk {
   using Held = std::conditional_t<kPairs<T, kWidth>, T, float>;
 
  public:
-  __device__ __forceinline__ WarpChunk(const LogitsRow<T>& row, int first, int categories, int lane)
-      : count_(categories - first) {
+  __device__ __forceinline__ WarpChunk(const LogitsRow<T>& row, int first, int categories, int lane,
+                                       const Sharers& sharers = {})
+      : count_(categories - first), sharers_(sharers) {
     const bool unmasked = row.mask.start == nullptr;
 #pragma unroll
     for (int s = 0; s < kSegments<kWidth>; ++s) {
       if (is_beyond(s)) break;
+      if (kKind == ChunkKind::kBySegment && !sharers_.has(s)) continue;
       if (kKind == ChunkKind::kWhole ||
           (kKind == ChunkKind::kBySegment && unmasked && (s + 1) * kSegment<kWidth> <= count_)) {
         load(row, first, s, lane, true);
@@ -85,13 +95,14 @@ class WarpChunk {
     return sum.of_warp().total(additions);
   }
 
-  // Of segment number `lane`.
+  // Of segment number `lane`, if this warp has it.
   __device__ __forceinline__ uint64_t segment_total(float largest, int lane) const {
     const float reference = reference_point(largest);
     uint64_t own = 0;
 #pragma unroll
     for (int s = 0; s < kSegments<kWidth>; ++s) {
       if (is_beyond(s)) break;
+      if (!sharers_.has(s)) continue;
       WeightSum sum;
       add(s, reference, sum);
       const uint64_t total = sum.of_warp().total(kSegment<kWidth>);
@@ -137,6 +148,7 @@ class WarpChunk {
   }
 
   int count_;
+  Sharers sharers_;
   Held x_[kSegments<kWidth>][kSegmentLane<kWidth>];
 };
 

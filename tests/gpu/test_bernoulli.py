@@ -21,7 +21,7 @@ def estimator(request):
 
 @pytest.mark.parametrize("name", BITS)
 def test_contract_vectors(device, name):
-    logits, (seed, mask, offset, row_offset), bits = vector(name)
+    logits, (seed, _mask, offset, row_offset), bits = vector(name)
     drawn, _ = bernoulli(logits.to(device), seed=seed.to(device), offset=offset, row_offset=row_offset)
     assert torch.equal(drawn.cpu(), bits.float())
 
