@@ -37,14 +37,14 @@ struct Words {
 template <class Bits>
 REINMAX_CONTRACT Words<Bits> philox(Words<Bits> counter, typename Bits::Lanes key) {
   using Lanes = typename Bits::Lanes;
-  const Lanes zero = key ^ key, multiplier0 = zero + 0xD2511F53u, multiplier1 = zero + 0xCD9E8D57u;
+  const Lanes zero = key ^ key, multiplier0 = zero + uint64_t{0xD2511F53}, multiplier1 = zero + uint64_t{0xCD9E8D57};
   Lanes key0 = key, key1 = key >> 32;
   for (int round = 0; round < 10; ++round) {
     const Lanes product0 = Bits::multiply_low(counter.w0, multiplier0);
     const Lanes product1 = Bits::multiply_low(counter.w2, multiplier1);
     counter = {(product1 >> 32) ^ counter.w1 ^ key0, product1, (product0 >> 32) ^ counter.w3 ^ key1, product0};
-    key0 = key0 + 0x9E3779B9u;
-    key1 = key1 + 0xBB67AE85u;
+    key0 = key0 + uint64_t{0x9E3779B9};
+    key1 = key1 + uint64_t{0xBB67AE85};
   }
   return counter;
 }

@@ -1,14 +1,16 @@
 // A backward's rows with many categories. Included once per level.
 
-// One row; lanes are categories. Vectors of row quantities hold the same value in every lane.
+// One row; lanes are categories.
 template <class Real>
 class CategoryLanes {
  public:
   using Scalar = Real;
   using Vector = Pack<Real>;
+  using Quantity = Real;  // of the row, one number
   static constexpr int kLanes = Vector::kLanes;
 
-  explicit CategoryLanes(const BackwardArguments& arguments) : arguments_(arguments) {
+  // Of rows up to `end`.
+  CategoryLanes(const BackwardArguments& arguments, int64_t end) : arguments_(arguments), end_(end) {
     if (arguments.grad_one_hot.data == nullptr) std::memset(grad_one_hot_, 0, sizeof(grad_one_hot_));
     if (arguments.grad_probs.data == nullptr) std::memset(grad_probs_, 0, sizeof(grad_probs_));
   }
@@ -16,6 +18,8 @@ class CategoryLanes {
   void start(int64_t row) {
     row_ = row;
     index_ = arguments_.index[row];
+    seen_ = false;
+    choose_where_to_keep();
     if (arguments_.noise.samples > 0) {
       const NoiseStream stream(arguments_.noise);
       noise_number_ = stream.number(row);
@@ -32,24 +36,48 @@ class CategoryLanes {
                                                               Vector::broadcast(log_sum_exp_rest_));
   }
 
-  Vector log_probability(const Vector& logit) const { return (logit - log_sum_exp_) + log_sum_exp_rest_ * Real(kLn2); }
+  template <int kScaleBits = 0>
+  REINMAX_MEMBER Real probability(Real logit) const {
+    return probability<kScaleBits>(Vector::broadcast(logit)).first();
+  }
+
+  REINMAX_MEMBER Vector log_probability(const Vector& logit) const {
+    return (logit - log_sum_exp_) + log_sum_exp_rest_ * Real(kLn2);
+  }
 
   // Arrays of the estimator's own: how long they are, what one holds for the drawn category, setting that, and a sum
   // over the row of what vectors of one hold.
   int64_t slots() const { return (arguments_.logits.categories + kLanes - 1) / kLanes * kLanes; }
-  Vector drawn_of(const Real* array) const { return Vector::broadcast(array[index_]); }
+  Real drawn_of(const Real* array) const { return array[index_]; }
   void set_drawn_of(Real* array, Real value) const { array[index_] = value; }
-  Vector row_sum(const Vector& v) const { return Vector::broadcast(sum<Real>(v)); }
+  Real row_sum(const Vector& v) const { return sum<Real>(v); }
 
-  // The exponential variates of one Monte-Carlo sample.
-  void exponentials(int64_t sample, Real* to) const {
-    row_exponentials(noise_number_, noise_key_, uint64_t(sample), slots(), to);
+  // The uniforms of one Monte-Carlo sample, and the logarithm of the drawn category's.
+  void uniforms(int64_t sample, Real* to) const {
+    row_uniforms(noise_number_, noise_key_, uint64_t(sample), slots(), to);
+  }
+  Real drawn_logarithm(const Real* uniforms) const { return log(Vector::broadcast(drawn_of(uniforms))).first(); }
+
+  // What an estimator makes of each logit and needs again in the pass after: kept where it costs no memory, made anew
+  // where it would. To be asked for by that pass or before it: gradients may take its place.
+  REINMAX_MEMBER void keep(const Position<Real>& at, const Vector& v) {
+    if (at.slot < kept_slots_) v.store(kept_ + at.slot);
+  }
+
+  template <class Function>
+  REINMAX_MEMBER Vector kept(const Position<Real>& at, const Function& function) const {
+    return at.slot < kept_slots_ ? Vector::load(kept_ + at.slot) : function(at.logit);
+  }
+
+  template <class Function>
+  REINMAX_MEMBER Real kept(const DrawnPosition<Real>& drawn, const Function& function) const {
+    return index_ < kept_slots_ ? kept_[index_] : function(Vector::broadcast(drawn.logit)).first();
   }
 
   // Runs the body at every position, and sums what it adds to `sums`.
   template <int kSums, class Body>
-  Sums<Vector, kSums> reduce(Body body) {
-    return pass<kSums, false>([&](const Position<Real>& at, auto* sums) {
+  Sums<Real, kSums> reduce(Body body) {
+    return pass<kSums, false>([&](const Position<Real>& at, auto* sums) REINMAX_LAMBDA {
       body(at, sums);
       return Vector{};
     });
@@ -57,30 +85,70 @@ class CategoryLanes {
 
   // The same, and the body returns the gradient of the logits there.
   template <int kSums, class Body>
-  Sums<Vector, kSums> write(Body body) {
+  Sums<Real, kSums> write(Body body) {
     return pass<kSums, true>(body);
   }
 
-  Vector largest_logit() {
-    Vector result = Vector::broadcast(kMinusInfinity<Real>);
-    reduce<0>([&](const Position<Real>& at, auto*) { result = maximum(result, at.logit); });
-    return Vector::broadcast(largest<Real>(result));
+  // Of a short row found while the row before it is worked on, which would wait for it otherwise.
+  Real largest_logit() {
+    const Real result = row_ == row_ahead_ ? largest_ahead_ : largest_of_row(row_);
+    if (is_short() && row_ + 1 < end_) {
+      row_ahead_ = row_ + 1;
+      largest_ahead_ = largest_of_row(row_ahead_);
+    }
+    return result;
   }
 
-  Position<Real> drawn() {
+  DrawnPosition<Real> drawn() const {
     const auto gradient = [&](const Rows& rows) {
-      return Vector::broadcast(rows.data == nullptr ? 0 : element_as<Real>(rows, row_, index_));
+      return rows.data == nullptr ? Real(0) : element_as<Real>(rows, row_, index_);
     };
     const Logits& logits = arguments_.logits;
     const bool allowed = logits.mask.data == nullptr || *element(logits.mask, row_, index_) != 0;
     const Real logit = allowed ? element_as<Real>(logits.values, row_, index_) : kMinusInfinity<Real>;
-    return Position<Real>::of(Vector::broadcast(logit), gradient(arguments_.grad_one_hot),
-                              gradient(arguments_.grad_probs));
+    if (!(logit > kMinusInfinity<Real>)) return {logit, 0, 0};
+    return {logit, gradient(arguments_.grad_one_hot), gradient(arguments_.grad_probs)};
   }
 
-  void set_drawn(const Vector& gradient) { results(index_).store_one(0, gradient.first()); }
+  void set_drawn(Real gradient) { results(index_).store_one(0, gradient); }
 
  private:
+  Real largest_of_row(int64_t row) {
+    const Logits& logits = arguments_.logits;
+    Real result = kMinusInfinity<Real>;
+    for (int64_t first = 0; first < logits.categories; first += kChunk) {
+      const int64_t n = logits.categories - first < kChunk ? logits.categories - first : kChunk;
+      const Real largest = largest_of(logits_chunk(logits, row, first, n, logits_), n);
+      result = largest > result ? largest : result;
+    }
+    return result;
+  }
+
+  // A chunk of the row, from its category `first` on.
+  struct Chunk {
+    int64_t first, n;
+    Elements<Real> x, g, h;
+    Results<Real> result;
+
+    bool holds_reals() const {
+      return x.holds_reals() && g.holds_reals() && h.holds_reals() && result.dtype == dtype_of<Real>;
+    }
+  };
+
+  // Of a short row in a buffer that stays in the first cache; of a longer one where its gradient will be, if that has
+  // room for it, as whole vectors.
+  void choose_where_to_keep() {
+    if (is_short()) {
+      kept_ = buffer_;
+      kept_slots_ = slots();
+    } else if (const Results<Real> result = results(0); result.dtype == dtype_of<Real>) {
+      kept_ = static_cast<Real*>(result.data);
+      kept_slots_ = arguments_.logits.categories / kLanes * kLanes;
+    } else {
+      kept_slots_ = 0;
+    }
+  }
+
   Results<Real> results(int64_t first) const {
     const DType dtype = arguments_.logits.values.dtype;
     const int64_t at = row_ * arguments_.logits.categories + first;
@@ -96,47 +164,75 @@ class CategoryLanes {
   static constexpr int64_t kFetched = 128;
 
   // Fetches what lies a chunk after the vector at i.
+  template <bool kReals>
   REINMAX_INLINE void fetch_after(const Elements<Real>& elements, int64_t i) {
-    constexpr int64_t kCacheLine = 64;
-    const int64_t element_bytes = size_of(elements.dtype);
+    constexpr int64_t kCacheLine = 64, kLines = kLanes * sizeof(Real) / kCacheLine;
+    const int64_t element_bytes = kReals ? sizeof(Real) : size_of(elements.dtype);
     const char* after = static_cast<const char*>(elements.data) + (i + kChunk) * element_bytes;
-    for (int64_t at = 0; at < kLanes * element_bytes; at += kCacheLine) __builtin_prefetch(after + at);
+    // Of elements of two bytes each line twice: a number of lines that the compiler does not know would be a loop.
+    for (int64_t line = 0; line < kLines; ++line) __builtin_prefetch(after + line * (kLanes / kLines) * element_bytes);
+  }
+
+  // kReals: no dtype is asked for at every vector.
+  template <bool kReals, bool kWrite, class Body, class Sum>
+  REINMAX_MEMBER void run(const Chunk& chunk, bool fetch, Body& body, Sum* sums) {
+    const auto& [first, n, x, g, h, result] = chunk;
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+      if (fetch) fetch_after<kReals>(x, i);
+      if (fetch) fetch_after<kReals>(g, i);
+      const auto at = Position<Real>::of(x.template load_as<kReals>(i), g.template load_as<kReals>(i),
+                                         h.template load_as<kReals>(i), first + i);
+      const Vector v = body(at, sums);
+      if (kWrite) result.template store_as<kReals>(i, v);
+    }
+    if (i < n) {
+      const auto at = Position<Real>::of(x.load_first(i, n - i, kMinusInfinity<Real>), g.load_first(i, n - i, Real(0)),
+                                         h.load_first(i, n - i, Real(0)), first + i);
+      const Vector v = body(at, sums);
+      if (kWrite) result.store_first(i, n - i, v);
+    }
   }
 
   template <int kSums, bool kWrite, class Body>
-  Sums<Vector, kSums> pass(Body body) {
+  Sums<Real, kSums> pass(Body body) {
     const Logits& logits = arguments_.logits;
     Register<Real> total[kSums > 0 ? kSums : 1] = {};
     for (int64_t first = 0; first < logits.categories; first += kChunk) {
       const int64_t n = logits.categories - first < kChunk ? logits.categories - first : kChunk;
-      const auto x = logits_chunk(logits, row_, first, n, logits_);
-      const auto g = gradient_chunk(arguments_.grad_one_hot, first, n, grad_one_hot_);
-      const auto h = gradient_chunk(arguments_.grad_probs, first, n, grad_probs_);
-      const auto result = results(first);
+      const Chunk chunk{first,
+                        n,
+                        logits_chunk(logits, row_, first, n, logits_),
+                        gradient_chunk(arguments_.grad_one_hot, first, n, grad_one_hot_),
+                        gradient_chunk(arguments_.grad_probs, first, n, grad_probs_),
+                        results(first)};
+      const bool fetch = n >= kFetched && !seen_;
       Sums<LaneSum<Real>, kSums> sums;  // chunk by chunk, so that rounding does not grow with the row
-      int64_t i = 0;
-      for (; i + kLanes <= n; i += kLanes) {
-        if (n >= kFetched) fetch_after(x, i);
-        if (n >= kFetched) fetch_after(g, i);
-        const Vector v = body(Position<Real>::of(x.load(i), g.load(i), h.load(i), first + i), sums.values);
-        if (kWrite) result.store(i, v);
-      }
-      if (i < n) {
-        const auto at = Position<Real>::of(x.load_first(i, n - i, kMinusInfinity<Real>),
-                                           g.load_first(i, n - i, Real(0)), h.load_first(i, n - i, Real(0)), first + i);
-        const Vector v = body(at, sums.values);
-        if (kWrite) result.store_first(i, n - i, v);
+      if (sizeof(Real) == sizeof(double) || chunk.holds_reals()) {
+        run<true, kWrite>(chunk, fetch, body, sums.values);
+      } else {
+        run<false, kWrite>(chunk, fetch, body, sums.values);
       }
       for (int k = 0; k < kSums; ++k) total[k] += sums[k].value;
     }
-    Sums<Vector, kSums> result;
-    for (int k = 0; k < kSums; ++k) result.values[k] = Vector::broadcast(sum<Real>(total[k]));
+    seen_ = is_short();
+    Sums<Real, kSums> result;
+    for (int k = 0; k < kSums; ++k) result.values[k] = sum<Real>(total[k]);
     return result;
   }
 
+  // Longer rows would drive each other out of the first cache.
+  static constexpr int64_t kShort = 4096;
+  bool is_short() const { return arguments_.logits.categories <= kShort; }
+
   const BackwardArguments& arguments_;
-  int64_t row_ = 0, index_ = 0;
+  const int64_t end_;
+  int64_t row_ = 0, index_ = 0, row_ahead_ = -1;
+  Real largest_ahead_ = 0;
+  bool seen_ = false;  // and so it lies in the cache
+  Real* kept_ = nullptr;
+  int64_t kept_slots_ = 0;
   uint64_t noise_number_ = 0, noise_key_ = 0;
   Real log_sum_exp_ = 0, log_sum_exp_rest_ = 0;
-  alignas(kRegisterBytes) Real logits_[kChunk], grad_one_hot_[kChunk], grad_probs_[kChunk];
+  alignas(kRegisterBytes) Real logits_[kChunk], grad_one_hot_[kChunk], grad_probs_[kChunk], buffer_[kShort];
 };

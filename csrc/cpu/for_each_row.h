@@ -22,7 +22,7 @@ static void backward_as(const BackwardArguments& arguments, int64_t begin, int64
   if (arguments.logits.categories <= kFewCategories) {
     for_each_vector_of_rows<Real>(arguments, begin, end, estimator);
   } else {
-    CategoryLanes<Real> lanes(arguments);
+    CategoryLanes<Real> lanes(arguments, end);
     for (int64_t row = begin; row < end; ++row) {
       lanes.start(row);
       estimator(lanes);

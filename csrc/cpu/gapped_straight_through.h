@@ -8,28 +8,32 @@ REINMAX_INLINE void gapped_straight_through(Row& row, double tau, double gap) {
   using Real = typename Row::Scalar;
   using Vector = typename Row::Vector;
   const Real inverse_tau = inverse_of<Real>(tau);
-  const Vector largest = row.largest_logit(), lowered = Vector::broadcast(Real(-gap));
-  const auto weight = [&](const Vector& logit) {
-    return Simd<Real>::exp(minimum(logit - largest, lowered) * inverse_tau);
-  };
-  const auto sums = row.template reduce<2 + kGradProbs>([&](const auto& at, auto* sum) {
+  const Real lowered = Real(-gap);
+  const auto largest = row.largest_logit();
+  const auto weight = [&](const Vector& logit)
+                          REINMAX_LAMBDA { return Simd<Real>::exp(minimum(logit - largest, lowered) * inverse_tau); };
+  const auto sums = row.template reduce<2 + kGradProbs>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
     const Vector w = weight(at.logit);
+    row.keep(at, w);
     sum[0] += w;
     sum[1] += w * at.grad_one_hot;
     if constexpr (kGradProbs) sum[2] += row.probability(at.logit) * at.grad_probs;
   });
   const auto drawn = row.drawn();
-  const Vector excess = weight(drawn.logit) - Real(1);
-  const Vector scale = Real(1) / (sums[0] - excess);
-  const Vector centre = (sums[1] - excess * drawn.grad_one_hot) * scale;
-  const Vector share = scale * inverse_tau;
-  const auto gradient = [&](const auto& at, const Vector& w) {
-    const Vector through_sample = w * (at.grad_one_hot - centre) * share;
+  const auto excess = row.kept(drawn, weight) - Real(1);
+  const auto scale = Real(1) / (sums[0] - excess);
+  const auto centre = (sums[1] - excess * drawn.grad_one_hot) * scale;
+  const auto share = scale * inverse_tau;
+  const auto gradient = [&](const auto& at, const auto& w, const auto& grad_one_hot) REINMAX_LAMBDA {
+    const auto through_sample = w * (grad_one_hot - centre) * share;
     if constexpr (!kGradProbs) return through_sample;
     return through_sample + row.probability(at.logit) * (at.grad_probs - sums[1 + kGradProbs]);
   };
-  row.template write<0>([&](const auto& at, auto*) { return gradient(at, weight(at.logit)); });
-  row.set_drawn(gradient(drawn, Vector::broadcast(1)));
+  row.template write<0>([&](const auto& at, auto*) REINMAX_LAMBDA {
+    const Vector w = row.kept(at, weight);
+    return gradient(at, w, at.grad_one_hot_of(w));
+  });
+  row.set_drawn(gradient(drawn, Real(1), drawn.grad_one_hot));
 }
 
 static void gapped_straight_through_backward(const BackwardArguments& arguments, int64_t begin, int64_t end, void*) {

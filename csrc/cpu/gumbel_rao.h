@@ -7,6 +7,104 @@
 // it, for of so large a sum the 1 has no part.
 constexpr double kLeastLogProbability = -60;
 
+// tau = 1, where neither a power nor a factor is needed.
+template <class Real>
+struct UnitPower {
+  static constexpr bool kFactor = false;
+
+  template <class Row>
+  REINMAX_MEMBER Pack<Real> probability(const Row& row, const Pack<Real>& logit) const {
+    return row.probability(logit);
+  }
+
+  template <class Row>
+  REINMAX_MEMBER Pack<Real> factor(const Row&, const Pack<Real>&) const {
+    return Pack<Real>{};
+  }
+
+  template <class Quantity>
+  REINMAX_MEMBER Pack<Real> weight(const Pack<Real>& logarithm, const Quantity& drawn_logarithm,
+                                   const Pack<Real>& probability, const Pack<Real>&) const {
+    const auto scaled = probability * drawn_logarithm;
+    return scaled / (scaled + logarithm);
+  }
+};
+
+template <class Real>
+struct AnyPower {
+  static constexpr bool kFactor = true;
+  Real inverse_tau;
+
+  template <class Row>
+  REINMAX_MEMBER Pack<Real> probability(const Row& row, const Pack<Real>& logit) const {
+    return maximum(row.probability(logit), Pack<Real>::broadcast(Real(std::exp(kLeastLogProbability))));
+  }
+
+  template <class Row>
+  REINMAX_MEMBER Pack<Real> factor(const Row& row, const Pack<Real>& logit) const {
+    const auto excess = row.log_probability(logit) - Real(kLeastLogProbability);
+    return Simd<Real>::exp(minimum(excess, Real(0)) * inverse_tau);
+  }
+
+  REINMAX_MEMBER Pack<Real> power(const Pack<Real>& ratio) const {
+    return Simd<Real>::exp(ratio.each([](auto v) REINMAX_LAMBDA { return -log_1p(v); }) * inverse_tau);
+  }
+
+  // s_D s_j of two categories, from a uniform; the probability and the factor are those of j.
+  REINMAX_MEMBER Pack<Real> slope_of_two(const Pack<Real>& probability, const Pack<Real>& factor,
+                                         const Pack<Real>& u) const {
+    const auto w = power(u / ((Real(1) - u) * probability)) * factor, whole = w + Real(1);
+    return w / (whole * whole);
+  }
+
+  template <class Quantity>
+  REINMAX_MEMBER Pack<Real> weight(const Pack<Real>& logarithm, const Quantity& drawn_logarithm,
+                                   const Pack<Real>& probability, const Pack<Real>& factor) const {
+    return power(logarithm / (probability * drawn_logarithm)) * factor;
+  }
+};
+
+// s_D s_j of two categories at tau = 1: a (a + u) / (2 a + u)^2, with a = pi_j (1 - u).
+template <class Real>
+REINMAX_INLINE Pack<Real> unit_slope_of_two(const Pack<Real>& pi, const Pack<Real>& u) {
+  const Pack<Real> a = pi * (Real(1) - u), b = a + u, c = a + b;
+  return a * b / (c * c);
+}
+
+// One sample: straight-through Gumbel-Softmax. Nothing is kept but the weights, where the noise was. As in gapped
+// straight-through, the drawn category is first taken for one that was not drawn.
+template <bool kGradProbs, class Row, class Power>
+REINMAX_INLINE void gumbel_softmax(Row& row, const BackwardArguments& arguments, void* scratch, const Power& power) {
+  using Real = typename Row::Scalar;
+  using Vector = typename Row::Vector;
+  auto* const weights = static_cast<Real*>(scratch);
+  row.uniforms(0, weights);
+  const auto drawn_logarithm = row.drawn_logarithm(weights);
+  const auto sums = row.template reduce<2 + kGradProbs>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
+    const Vector w = power.weight(log(Vector::load(weights + at.slot)), drawn_logarithm,
+                                  power.probability(row, at.logit), power.factor(row, at.logit));
+    w.store(weights + at.slot);
+    sum[0] += w;
+    sum[1] += w * at.grad_one_hot;
+    if constexpr (kGradProbs) sum[2] += row.probability(at.logit) * at.grad_probs;
+  });
+  const auto drawn = row.drawn();
+  const auto excess = row.drawn_of(weights) - Real(1);
+  const auto scale = Real(1) / (sums[0] - excess);
+  const auto centre = (sums[1] - excess * drawn.grad_one_hot) * scale;
+  const auto share = scale * inverse_of<Real>(arguments.tau);
+  const auto gradient = [&](const auto& at, const auto& w, const auto& grad_one_hot) REINMAX_LAMBDA {
+    const auto through_sample = w * (grad_one_hot - centre) * share;
+    if constexpr (!kGradProbs) return through_sample;
+    return through_sample + row.probability(at.logit) * (at.grad_probs - sums[1 + kGradProbs]);
+  };
+  row.template write<0>([&](const auto& at, auto*) REINMAX_LAMBDA {
+    const Vector w = Vector::load(weights + at.slot);
+    return gradient(at, w, at.grad_one_hot_of(w));
+  });
+  row.set_drawn(gradient(drawn, Real(1), drawn.grad_one_hot));
+}
+
 // What a row's samples have in common, in arrays that are as long as the row: see Position::slot.
 template <class Real>
 struct GumbelArrays {
@@ -21,97 +119,33 @@ struct GumbelArrays {
   }
 };
 
-// tau = 1, where neither a power nor a factor is needed.
-template <class Real>
-struct UnitPower {
-  template <class Row>
-  REINMAX_MEMBER void prepare(const Row& row, const Pack<Real>& logit, const GumbelArrays<Real>& arrays,
-                              int64_t slot) const {
-    row.probability(logit).store(arrays.probability + slot);
-  }
-
-  Real* vanishing(const GumbelArrays<Real>& arrays) const { return arrays.probability; }
-
-  REINMAX_MEMBER Pack<Real> operator()(const Pack<Real>& exponential, const Pack<Real>& drawn_exponential,
-                                       const GumbelArrays<Real>& arrays, int64_t slot) const {
-    const auto scaled = Pack<Real>::load(arrays.probability + slot) * drawn_exponential;
-    return scaled / (scaled + exponential);
-  }
-};
-
-template <class Real>
-struct AnyPower {
-  Real inverse_tau;
-
-  template <class Row>
-  REINMAX_MEMBER Pack<Real> probability(const Row& row, const Pack<Real>& logit) const {
-    return maximum(row.probability(logit), Pack<Real>::broadcast(Real(std::exp(kLeastLogProbability))));
-  }
-
-  template <class Row>
-  REINMAX_MEMBER Pack<Real> factor(const Row& row, const Pack<Real>& logit) const {
-    const auto excess = row.log_probability(logit) - Real(kLeastLogProbability);
-    return Simd<Real>::exp(minimum(excess, Pack<Real>{}) * inverse_tau);
-  }
-
-  REINMAX_MEMBER Pack<Real> power(const Pack<Real>& ratio) const {
-    return Simd<Real>::exp(ratio.each([](auto v) { return -log_1p(v); }) * inverse_tau);
-  }
-
-  // s_D s_j of two categories, from a uniform; the probability and the factor are those of j.
-  REINMAX_MEMBER Pack<Real> slope_of_two(const Pack<Real>& probability, const Pack<Real>& factor,
-                                         const Pack<Real>& u) const {
-    const auto w = power(u / ((Real(1) - u) * probability)) * factor, whole = w + Real(1);
-    return w / (whole * whole);
-  }
-
-  template <class Row>
-  REINMAX_MEMBER void prepare(const Row& row, const Pack<Real>& logit, const GumbelArrays<Real>& arrays,
-                              int64_t slot) const {
-    probability(row, logit).store(arrays.probability + slot);
-    factor(row, logit).store(arrays.factor + slot);
-  }
-
-  Real* vanishing(const GumbelArrays<Real>& arrays) const { return arrays.factor; }
-
-  REINMAX_MEMBER Pack<Real> operator()(const Pack<Real>& exponential, const Pack<Real>& drawn_exponential,
-                                       const GumbelArrays<Real>& arrays, int64_t slot) const {
-    const auto scaled = Pack<Real>::load(arrays.probability + slot) * drawn_exponential;
-    return power(exponential / scaled) * Pack<Real>::load(arrays.factor + slot);
-  }
-};
-
-// s_D s_j of two categories at tau = 1: a (a + u) / (2 a + u)^2, with a = pi_j (1 - u).
-template <class Real>
-REINMAX_INLINE Pack<Real> unit_slope_of_two(const Pack<Real>& pi, const Pack<Real>& u) {
-  const Pack<Real> a = pi * (Real(1) - u), b = a + u, c = a + b;
-  return a * b / (c * c);
-}
-
-// In the arrays the drawn category has weight 0, and is added apart.
-template <class Row, class Weight>
-REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, void* scratch, const Weight& weight) {
+// Any number of samples. In the arrays the drawn category has weight 0, and is added apart.
+template <class Row, class Power>
+REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, void* scratch, const Power& power) {
   using Real = typename Row::Scalar;
   using Vector = typename Row::Vector;
   const int64_t slots = row.slots(), samples = arguments.noise.samples;
   const GumbelArrays<Real> arrays(scratch, slots);
-  const Vector centre_of_probs = row.template reduce<1>([&](const auto& at, auto* sum) {
-    weight.prepare(row, at.logit, arrays, at.slot);
+  const auto centre_of_probs = row.template reduce<1>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
+    power.probability(row, at.logit).store(arrays.probability + at.slot);
+    if (Power::kFactor) power.factor(row, at.logit).store(arrays.factor + at.slot);
     at.grad_one_hot.store(arrays.gradient + at.slot);
     Vector{}.store(arrays.total + at.slot);
     sum[0] += row.probability(at.logit) * at.grad_probs;
   })[0];
-  row.set_drawn_of(weight.vanishing(arrays), 0);
+  row.set_drawn_of(Power::kFactor ? arrays.factor : arrays.probability, 0);
   const auto drawn = row.drawn();
-  Vector drawn_total{};
+  typename Row::Quantity drawn_total{};
   for (int64_t k = 0; k < samples; ++k) {
-    row.exponentials(k, arrays.weight);
-    const Vector drawn_exponential = row.drawn_of(arrays.weight);
+    row.uniforms(k, arrays.weight);
+    const auto drawn_logarithm = row.drawn_logarithm(arrays.weight);
     Vector sum{}, product{};
     for (int64_t first = 0; first < slots; first += kChunk) {  // as sums over a row are made
       Vector chunk_sum{}, chunk_product{};
       for (int64_t slot = first; slot < slots && slot < first + kChunk; slot += Row::kLanes) {
-        const Vector w = weight(Vector::load(arrays.weight + slot), drawn_exponential, arrays, slot);
+        const Vector factor = Power::kFactor ? Vector::load(arrays.factor + slot) : Vector{};
+        const Vector w = power.weight(log(Vector::load(arrays.weight + slot)), drawn_logarithm,
+                                      Vector::load(arrays.probability + slot), factor);
         w.store(arrays.weight + slot);
         chunk_sum += w;
         chunk_product += w * Vector::load(arrays.gradient + slot);
@@ -119,8 +153,8 @@ REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, voi
       sum += chunk_sum;
       product += chunk_product;
     }
-    const Vector scale = Real(1) / (row.row_sum(sum) + Real(1));
-    const Vector centre = (row.row_sum(product) + drawn.grad_one_hot) * scale;
+    const auto scale = Real(1) / (row.row_sum(sum) + Real(1));
+    const auto centre = (row.row_sum(product) + drawn.grad_one_hot) * scale;
     drawn_total += scale * (drawn.grad_one_hot - centre);
     for (int64_t slot = 0; slot < slots; slot += Row::kLanes) {
       const Vector share = Vector::load(arrays.weight + slot) * scale;
@@ -129,10 +163,11 @@ REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, voi
     }
   }
   const Real scale = inverse_of<Real>(arguments.tau) / Real(samples);
-  const auto gradient = [&](const auto& at, const Vector& total) {
+  const auto gradient = [&](const auto& at, const auto& total) REINMAX_LAMBDA {
     return total * scale + row.probability(at.logit) * (at.grad_probs - centre_of_probs);
   };
-  row.template write<0>([&](const auto& at, auto*) { return gradient(at, Vector::load(arrays.total + at.slot)); });
+  row.template write<0>([&](const auto& at, auto*)
+                            REINMAX_LAMBDA { return gradient(at, Vector::load(arrays.total + at.slot)); });
   row.set_drawn(gradient(drawn, drawn_total));
 }
 
@@ -165,6 +200,18 @@ REINMAX_INLINE void gumbel_rao_of_two(Row& row, const BackwardArguments& argumen
   row.set_drawn(Vector{} - gradient);
 }
 
+template <class Real, class Power>
+static void gumbel_rao_of_many(const BackwardArguments& arguments, int64_t begin, int64_t end, void* scratch,
+                               const Power& power) {
+  if (arguments.noise.samples > 1) {
+    backward_as<Real>(arguments, begin, end, [&](auto& row) { gumbel_rao(row, arguments, scratch, power); });
+  } else if (arguments.grad_probs.data == nullptr) {
+    backward_as<Real>(arguments, begin, end, [&](auto& row) { gumbel_softmax<false>(row, arguments, scratch, power); });
+  } else {
+    backward_as<Real>(arguments, begin, end, [&](auto& row) { gumbel_softmax<true>(row, arguments, scratch, power); });
+  }
+}
+
 template <class Real>
 static void gumbel_rao_as(const BackwardArguments& arguments, int64_t begin, int64_t end, void* scratch) {
   const AnyPower<Real> power{inverse_of<Real>(arguments.tau)};
@@ -181,10 +228,9 @@ static void gumbel_rao_as(const BackwardArguments& arguments, int64_t begin, int
     };
     for_each_vector_of_rows<Real>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });
   } else if (arguments.tau == 1) {
-    backward_as<Real>(arguments, begin, end,
-                      [&](auto& row) { gumbel_rao(row, arguments, scratch, UnitPower<Real>{}); });
+    gumbel_rao_of_many<Real>(arguments, begin, end, scratch, UnitPower<Real>{});
   } else {
-    backward_as<Real>(arguments, begin, end, [&](auto& row) { gumbel_rao(row, arguments, scratch, power); });
+    gumbel_rao_of_many<Real>(arguments, begin, end, scratch, power);
   }
 }
 

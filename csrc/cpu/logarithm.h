@@ -15,19 +15,28 @@ REINMAX_INLINE Register<double> log(const Register<double>& v) {
 
 // The same of floats, to about one place: f - 1 in [sqrt(1/2) - 1, sqrt(2) - 1) is exact, and log f = (f - 1) +
 // (f - 1)^2 Q(f - 1), Q a polynomial whose relative error in the logarithm is 5.2e-9.
-REINMAX_INLINE Register<float> log(const Register<float>& v) {
-  using Int32 = Register<int32_t>;
+template <int kRegisters>
+REINMAX_INLINE Pack<float, kRegisters> log(const Pack<float, kRegisters>& v) {
   constexpr int32_t kRootHalf = 0x3F3504F3;  // bits of sqrt(1/2)
-  const Int32 shifted = bits_as<Int32>(v) - kRootHalf;
-  const auto f = bits_as<Register<float>>((shifted & 0x007FFFFF) + kRootHalf) - 1.0f;
-  Register<float> series = Register<float>{} - 0.07621856033802032f;
+  const auto shifted = v.each([](auto u) { return bits_as<Register<int32_t>>(u) - kRootHalf; });
+  const auto f = shifted.each([](auto s) { return bits_as<Register<float>>((s & 0x007FFFFF) + kRootHalf) - 1.0f; });
+  auto series = Pack<float, kRegisters>::broadcast(-0.07621856033802032f);
   constexpr float kCoefficients[] = {0.12904493510723114f,  -0.13242985308170319f, 0.14181813597679138f,
                                      -0.16609081625938416f, 0.2000197470188141f,   -0.25001582503318787f,
                                      0.33333325386047363f,  -0.49999988079071045f};
-  for (const float coefficient : kCoefficients) series = fma(series, f, Register<float>{} + coefficient);
-  const auto log_f = fma(f * f, series, f);
-  return fma(__builtin_convertvector(shifted >> 23, Register<float>), Register<float>{} + 0.693147180559945309f, log_f);
+  const auto times_plus = [](auto x, auto y, auto z) { return fma(x, y, z); };
+  for (const float c : kCoefficients) series = series.each(times_plus, f, Pack<float, kRegisters>::broadcast(c));
+  const auto log_f = (f * f).each(times_plus, series, f);
+  const auto exponent = shifted.each([](auto s) { return __builtin_convertvector(s >> 23, Register<float>); });
+  return exponent.each(times_plus, Pack<float, kRegisters>::broadcast(0.693147180559945309f), log_f);
 }
+
+template <int kRegisters>
+REINMAX_INLINE Pack<double, kRegisters> log(const Pack<double, kRegisters>& v) {
+  return v.each([](auto u) { return log(u); });
+}
+
+REINMAX_INLINE Register<float> log(const Register<float>& v) { return log(Pack<float, 1>{v}).value; }
 
 // log(1 + x) for x >= 0 with 1 + x finite: what the sum lost to rounding is put back, to first order.
 template <class Vector>

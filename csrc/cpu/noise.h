@@ -32,14 +32,6 @@ REINMAX_INLINE void store_as(double* to, Float v) {
   store_register(to + kRegisterLanes<double>, wide.high);
 }
 
-// The exponential variates -log u of a register of uniforms.
-REINMAX_INLINE void store_exponentials(float* to, Float u) { store_register(to, -log(u)); }
-REINMAX_INLINE void store_exponentials(double* to, Float u) {
-  const DoublePair wide = widen(u);
-  store_register(to, -log(wide.low));
-  store_register(to + kRegisterLanes<double>, -log(wide.high));
-}
-
 // Of rows as lanes.
 class RowNoise {
  public:
@@ -108,18 +100,23 @@ REINMAX_INLINE SimdBits::Lanes counters_for_unpacking() {
   return order;
 }
 
-// Of one row, categories as lanes: exponential variates for categories [0, slots), whole packs.
+// Of one row, categories as lanes: uniforms for categories [0, slots), whole packs. Ten rounds are a long chain of
+// instructions, so that a pack's calls go side by side.
 template <class Real>
-REINMAX_INLINE void row_exponentials(uint64_t number, uint64_t key, uint64_t sample, int64_t slots, Real* to) {
-  using Lanes = SimdBits::Lanes;
-  constexpr int kCounters = kRegisterLanes<uint64_t>, kElements = 4 * kCounters;
-  static_assert(Pack<Real>::kLanes % kElements == 0);
-  const Lanes order = counters_for_unpacking();
-  const Lanes row = Lanes{} + number, keys = Lanes{} + key, samples = Lanes{} + sample;
-  for (int64_t j = 0; j < slots; j += kElements) {
-    const auto w = contract::philox<SimdBits>({order + uint64_t(j / 4), samples, row, row >> 32}, keys);
-    const auto first = SimdBits::Lanes(interleave(w.w0, w.w1)), second = SimdBits::Lanes(interleave(w.w2, w.w3));
-    store_exponentials(to + j, noise_uniform(unpack_low(first, second)));
-    store_exponentials(to + j + kElements / 2, noise_uniform(unpack_high(first, second)));
+REINMAX_INLINE void row_uniforms(uint64_t number, uint64_t key, uint64_t sample, int64_t slots, Real* to) {
+  constexpr int kCounters = kRegisterLanes<uint64_t>, kCalls = Pack<Real>::kLanes / (4 * kCounters);
+  static_assert(Pack<Real>::kLanes == 4 * kCounters * kCalls);
+  using Lanes = Pack<uint64_t, kCalls>;
+  const auto counters = Lanes::generate([](int lane) { return counters_for_unpacking() + uint64_t(lane); });
+  const auto row = Lanes::broadcast(number), keys = Lanes::broadcast(key), samples = Lanes::broadcast(sample);
+  for (int64_t j = 0; j < slots; j += Pack<Real>::kLanes) {
+    const auto w = contract::philox<PackBits<kCalls>>({counters + uint64_t(j / 4), samples, row, row >> 32}, keys);
+    const auto pairs = [](auto even, auto odd) { return SimdBits::Lanes(interleave(even, odd)); };
+    const auto first = w.w0.each(pairs, w.w1), second = w.w2.each(pairs, w.w3);
+    // The words of each counter are adjacent in memory: of a call, two registers.
+    const auto low = first.each([](auto a, auto b) { return noise_uniform(unpack_low(a, b)); }, second);
+    const auto high = first.each([](auto a, auto b) { return noise_uniform(unpack_high(a, b)); }, second);
+    low.visit([&](int lane, Float u) { store_as(to + j + 2 * lane, u); });
+    high.visit([&](int lane, Float u) { store_as(to + j + 2 * lane + kRegisterLanes<float>, u); });
   }
 }

@@ -16,12 +16,26 @@ template <class Real>
 struct Position {
   Pack<Real> logit, grad_one_hot, grad_probs;
   int64_t slot;  // where an array of the estimator's own holds what belongs here
+  Pack<Real> arrived_at_one_hot;
 
   REINMAX_INLINE Position of(const Pack<Real>& x, const Pack<Real>& g, const Pack<Real>& h, int64_t slot = 0) {
     const auto drawable = x > kMinusInfinity<Real>;
     const auto zero = Pack<Real>::broadcast(0);
-    return {x, select(drawable, g, zero), select(drawable, h, zero), slot};
+    return {x, select(drawable, g, zero), select(drawable, h, zero), slot, g};
   }
+
+  // The gradient of one-hot by a weight of the logit's, 0 where that is -inf, so that the logit need not be read again:
+  // also 0 where the weight underflows, which what it is multiplied with does not tell.
+  REINMAX_MEMBER Pack<Real> grad_one_hot_of(const Pack<Real>& weight) const {
+    const auto zero = Pack<Real>::broadcast(0);
+    return select(weight > zero, arrived_at_one_hot, zero);
+  }
+};
+
+// The same where the drawn category is: of one row a number each, of rows as lanes a vector.
+template <class Quantity>
+struct DrawnPosition {
+  Quantity logit, grad_one_hot, grad_probs;
 };
 
 template <class Sum, int kSums>

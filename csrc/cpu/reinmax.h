@@ -9,21 +9,20 @@ REINMAX_INLINE void reinmax_unit(Row& row) {
   using Real = typename Row::Scalar;
   using Vector = typename Row::Vector;
   const auto drawn = row.drawn();
-  Vector centre{};
+  typename Row::Quantity centre{};
   if constexpr (kGradProbs) {
-    centre = row.template reduce<1>(
-        [&](const auto& at, auto* sum) { sum[0] += row.probability(at.logit) * at.grad_probs; })[0];
+    centre = row.template reduce<1>([&](const auto& at, auto* sum)
+                                        REINMAX_LAMBDA { sum[0] += row.probability(at.logit) * at.grad_probs; })[0];
   }
-  const auto through_probs = [&](const auto& at, const Vector& half_pi) {
-    return half_pi * (at.grad_probs - centre) * Real(2);
-  };
-  const auto sums = row.template write<1>([&](const auto& at, auto* sum) {
+  const auto through_probs = [&](const auto& at, const auto& half_pi)
+                                 REINMAX_LAMBDA { return half_pi * (at.grad_probs - centre) * Real(2); };
+  const auto sums = row.template write<1>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
     const Vector half_pi = row.template probability<-1>(at.logit);
     sum[0] += half_pi * at.grad_one_hot;
     const Vector gradient = half_pi * (at.grad_one_hot - drawn.grad_one_hot);
     return kGradProbs ? gradient + through_probs(at, half_pi) : gradient;
   });
-  const Vector gradient = drawn.grad_one_hot * Real(0.5) - sums[0];
+  const auto gradient = drawn.grad_one_hot * Real(0.5) - sums[0];
   row.set_drawn(kGradProbs ? gradient + through_probs(drawn, row.template probability<-1>(drawn.logit)) : gradient);
 }
 
@@ -33,25 +32,28 @@ REINMAX_INLINE void reinmax_general(Row& row, double tau) {
   using Real = typename Row::Scalar;
   const Real inverse_tau = inverse_of<Real>(tau);
   using Vector = typename Row::Vector;
-  const Vector largest = row.largest_logit();
-  const auto tempered = [&](const Vector& logit) { return Simd<Real>::exp((logit - largest) * inverse_tau); };
-  const auto sums = row.template reduce<4>([&](const auto& at, auto* sum) {
+  const auto largest = row.largest_logit();
+  const auto tempered = [&](const Vector& logit)
+                            REINMAX_LAMBDA { return Simd<Real>::exp((logit - largest) * inverse_tau); };
+  const auto sums = row.template reduce<4>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
     const Vector pi = row.probability(at.logit), p = tempered(at.logit);
+    row.keep(at, p);
     sum[0] += p;
     sum[1] += p * at.grad_one_hot;
     sum[2] += pi * at.grad_one_hot;
     sum[3] += pi * at.grad_probs;
   });
   const auto drawn = row.drawn();
-  const Vector scale = Real(1) / sums[0];
-  const Vector centre = (drawn.grad_one_hot + sums[1] * scale) * Real(0.5);
-  const auto gradient = [&](const auto& at) {
-    const Vector pi = row.probability(at.logit), p = tempered(at.logit) * scale;
-    return p * (at.grad_one_hot - centre) - pi * (at.grad_one_hot - sums[2]) * Real(0.5) +
+  const auto scale = Real(1) / sums[0];
+  const auto centre = (drawn.grad_one_hot + sums[1] * scale) * Real(0.5);
+  const auto gradient = [&](const auto& at, const auto& p) REINMAX_LAMBDA {
+    const auto pi = row.probability(at.logit);
+    return p * scale * (at.grad_one_hot - centre) - pi * (at.grad_one_hot - sums[2]) * Real(0.5) +
            pi * (at.grad_probs - sums[3]);
   };
-  row.template write<0>([&](const auto& at, auto*) { return gradient(at); });
-  row.set_drawn(gradient(drawn) + (drawn.grad_one_hot - centre));
+  const auto drawn_gradient = gradient(drawn, row.kept(drawn, tempered)) + (drawn.grad_one_hot - centre);
+  row.template write<0>([&](const auto& at, auto*) REINMAX_LAMBDA { return gradient(at, row.kept(at, tempered)); });
+  row.set_drawn(drawn_gradient);
 }
 
 static void reinmax_backward(const BackwardArguments& arguments, int64_t begin, int64_t end, void*) {

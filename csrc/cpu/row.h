@@ -44,6 +44,15 @@ struct Elements {
     return visit([&](auto load) { return load(i); });
   }
 
+  bool holds_reals() const { return dtype == dtype_of<Real>; }
+
+  // The same; kReals: where it is known that they are.
+  template <bool kReals>
+  REINMAX_MEMBER Pack<Real> load_as(int64_t i) const {
+    if constexpr (kReals) return Pack<Real>::load(static_cast<const Real*>(data) + i);
+    return load(i);
+  }
+
   // Runs the body with the function that loads this dtype: once for a loop, that need not ask at every element.
   template <class Body>
   REINMAX_MEMBER auto visit(Body body) const {
@@ -83,6 +92,12 @@ struct Results {
       if (dtype == DType::kFloat16) return store_halves(v, static_cast<uint16_t*>(data) + i, to_float16);
     }
     v.store(static_cast<Real*>(data) + i);
+  }
+
+  template <bool kReals>
+  REINMAX_MEMBER void store_as(int64_t i, const Pack<Real>& v) const {
+    if constexpr (kReals) return v.store(static_cast<Real*>(data) + i);
+    store(i, v);
   }
 
   REINMAX_MEMBER void store_one(int64_t i, Real v) const {

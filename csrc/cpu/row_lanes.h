@@ -6,6 +6,7 @@ class RowLanes {
  public:
   using Scalar = Real;
   using Vector = Pack<Real>;
+  using Quantity = Vector;  // of the rows, one number each
   static constexpr int kLanes = Vector::kLanes;
 
   explicit RowLanes(const BackwardArguments& arguments) : arguments_(arguments) {
@@ -60,19 +61,20 @@ class RowLanes {
 
   Vector row_sum(const Vector& v) const { return v; }
 
-  void exponentials(int64_t sample, Real* to) const {
+  void uniforms(int64_t sample, Real* to) const {
     for (int64_t j = 0; j < arguments_.logits.categories; j += 4) {
       const int64_t left = arguments_.logits.categories - j;
       for (int lane = 0; lane < kLanes; lane += kRegisterLanes<float>) {
         noise_.words(uint64_t(j / 4), uint64_t(sample), lane_ + lane, [&](int word, UInt32 bits) {
-          if (word < left) store_exponentials(to + (j + word) * kLanes + lane, noise_uniform(bits));
+          if (word < left) store_as(to + (j + word) * kLanes + lane, noise_uniform(bits));
         });
       }
     }
   }
+  Vector drawn_logarithm(const Real* uniforms) const { return log(drawn_of(uniforms)); }
 
   // Of two categories: the one that was not drawn, and the uniforms of four Monte-Carlo samples.
-  Position<Real> other_of_two() {
+  DrawnPosition<Vector> other_of_two() {
     const auto turn = [&] {
       for (int i = 0; i < kLanes; ++i) index_[lane_ + i] = 1 - index_[lane_ + i];
     };
@@ -87,6 +89,19 @@ class RowLanes {
       noise_.words(0, uint64_t(sample / 4), lane_ + lane,
                    [&](int word, UInt32 bits) { store_as(to[word] + lane, noise_uniform(bits)); });
     }
+  }
+
+  // See CategoryLanes; of few categories all are kept.
+  REINMAX_MEMBER void keep(const Position<Real>& at, const Vector& v) { v.store(kept_ + at.slot); }
+
+  template <class Function>
+  REINMAX_MEMBER Vector kept(const Position<Real>& at, const Function&) const {
+    return Vector::load(kept_ + at.slot);
+  }
+
+  template <class Function>
+  REINMAX_MEMBER Vector kept(const DrawnPosition<Vector>&, const Function&) const {
+    return drawn_of(kept_);
   }
 
   template <int kSums, class Body>
@@ -113,7 +128,7 @@ class RowLanes {
     return result;
   }
 
-  Position<Real> drawn() {
+  DrawnPosition<Vector> drawn() {
     alignas(kRegisterBytes) Real x[kLanes], g[kLanes], h[kLanes];
     for (int i = 0; i < kLanes; ++i) {
       const int64_t j = index_[lane_ + i];
@@ -121,7 +136,8 @@ class RowLanes {
       g[i] = grad_one_hot_[j][lane_ + i];
       h[i] = grad_probs_[j][lane_ + i];
     }
-    return Position<Real>::of(Vector::load(x), Vector::load(g), Vector::load(h));
+    const auto at = Position<Real>::of(Vector::load(x), Vector::load(g), Vector::load(h));
+    return {at.logit, at.grad_one_hot, at.grad_probs};
   }
 
   void set_drawn(const Vector& gradient) {
@@ -147,4 +163,5 @@ class RowLanes {
   int64_t index_[kBlockRows];
   alignas(kRegisterBytes) Real log_sum_exps_[kBlockRows], log_sum_exp_rests_[kBlockRows];
   alignas(kRegisterBytes) Block<Real> logits_, grad_one_hot_, grad_probs_, gradient_;
+  alignas(kRegisterBytes) Real kept_[kFewCategories * kLanes];
 };

@@ -12,6 +12,9 @@ constexpr int kRegisterBytes = 16;  // SSE2, NEON
 
 #define REINMAX_INLINE static inline __attribute__((always_inline))
 #define REINMAX_MEMBER inline __attribute__((always_inline))
+// Between a lambda's parameters and its body. A compiler that meets it twice would rather call it, and pass vectors
+// through memory.
+#define REINMAX_LAMBDA __attribute__((always_inline))
 
 template <class Element>
 struct RegisterOf {
@@ -112,12 +115,14 @@ struct Pack<Element, 1> {
   REINMAX_MEMBER Element first() const { return value[0]; }
 
   template <class Function>
-  REINMAX_INLINE Pack generate(Function function, int lane) {
+  REINMAX_INLINE Pack generate(Function function, int lane = 0) {
     return {function(lane)};
   }
 
+  REINMAX_INLINE Pack broadcast(Element v) { return {Register<Element>{} + v}; }
+
   template <class Function>
-  REINMAX_MEMBER void visit(Function function, int lane) const {
+  REINMAX_MEMBER void visit(Function function, int lane = 0) const {
     function(lane, value);
   }
 
@@ -150,9 +155,15 @@ REINMAX_PACK_OPERATOR(+)
 REINMAX_PACK_OPERATOR(-)
 REINMAX_PACK_OPERATOR(*)
 REINMAX_PACK_OPERATOR(/)
+REINMAX_PACK_OPERATOR(^)
 REINMAX_PACK_OPERATOR(>)  // lanes of all ones or all zeros
 REINMAX_PACK_OPERATOR(<=)
 #undef REINMAX_PACK_OPERATOR
+
+template <class Element, int kRegisters>
+REINMAX_INLINE auto operator>>(const Pack<Element, kRegisters>& x, int bits) {
+  return x.each([=](auto u) { return u >> bits; });
+}
 
 template <class Element, int kRegisters>
 REINMAX_INLINE auto& operator+=(Pack<Element, kRegisters>& x, const Pack<Element, kRegisters>& y) {
@@ -213,6 +224,16 @@ struct SimdBits {
   }
 };
 
+// The same of several registers side by side, as Pack is for floats.
+template <int kRegisters>
+struct PackBits {
+  using Lanes = Pack<uint64_t, kRegisters>;
+
+  REINMAX_INLINE Lanes multiply_low(const Lanes& a, const Lanes& b) {
+    return a.each([](auto u, auto v) { return SimdBits::multiply_low(u, v); }, b);
+  }
+};
+
 // One rounding, on every level.
 REINMAX_INLINE Register<float> fma(Register<float> a, Register<float> b, Register<float> c) {
 #if defined(REINMAX_LEVEL_AVX512)
@@ -251,6 +272,11 @@ REINMAX_INLINE auto maximum(const Pack<Element, kRegisters>& a, const Pack<Eleme
 template <class Element, int kRegisters>
 REINMAX_INLINE auto minimum(const Pack<Element, kRegisters>& a, const Pack<Element, kRegisters>& b) {
   return a.each([](auto u, auto v) { return u < v ? u : v; }, b);
+}
+
+template <class Element, int kRegisters>
+REINMAX_INLINE auto minimum(const Pack<Element, kRegisters>& a, Element b) {
+  return minimum(a, Pack<Element, kRegisters>::broadcast(b));
 }
 
 // The first `n` elements, which may be none or more than fit, and `pad` in the other lanes. Through memory it would

@@ -96,12 +96,13 @@ struct ChunkWeights {
 };
 
 // NaN is dropped.
-REINMAX_INLINE float largest_float(const float* x, int64_t n) {
-  constexpr int kLanes = Pack<float>::kLanes;
-  Pack<float> result = Pack<float>::broadcast(kMinusInfinity<float>);
+template <class Real>
+REINMAX_INLINE Real largest_real(const Real* x, int64_t n) {
+  constexpr int kLanes = Pack<Real>::kLanes;
+  Pack<Real> result = Pack<Real>::broadcast(kMinusInfinity<Real>);
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) result = maximum(Pack<float>::load(x + i), result);
-  if (i < n) result = maximum(load_first(x + i, n - i, kMinusInfinity<float>), result);
+  for (; i + kLanes <= n; i += kLanes) result = maximum(Pack<Real>::load(x + i), result);
+  if (i < n) result = maximum(load_first(x + i, n - i, kMinusInfinity<Real>), result);
   return largest(result);
 }
 
@@ -137,8 +138,12 @@ REINMAX_INLINE float largest_of(const Elements<float>& x, int64_t n) {
   switch (x.dtype) {
     case DType::kBFloat16: return largest_half(halves, n, from_bfloat16);
     case DType::kFloat16: return largest_half(halves, n, from_float16);
-    default: return largest_float(static_cast<const float*>(x.data), n);
+    default: return largest_real(static_cast<const float*>(x.data), n);
   }
+}
+
+REINMAX_INLINE double largest_of(const Elements<double>& x, int64_t n) {
+  return largest_real(static_cast<const double*>(x.data), n);
 }
 
 // Writes the weights, unrounded, in whole groups, and their sums. Fetches the next chunk meanwhile, which the processor
