@@ -12,7 +12,9 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import reinmax_kernels
 from reinmax_kernels import backends
 
-pytest.register_assert_rewrite("device_results", "device_boundaries", "device_routers", "device_traffic")
+pytest.register_assert_rewrite(
+    "device_results", "device_boundaries", "device_codebook", "device_routers", "device_traffic"
+)
 
 BACKENDS = ("reference",) if backends.native is None else ("reference", "cpu")
 

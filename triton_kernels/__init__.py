@@ -14,6 +14,8 @@ try:
 except ImportError as error:
     raise ImportError("the Triton kernels need Triton: pip install 'reinmax_kernels[triton]'") from error
 
+from .codebook_gradient import codebook_gradient
+from .codebook_lookup import codebook_lookup, codebook_reinmax_backward, codebook_straight_through_backward
 from .gapped_straight_through import gapped_straight_through_backward
 from .gumbel_rao import gumbel_rao_backward
 from .reinmax import reinmax_backward
@@ -23,6 +25,10 @@ from .straight_through import straight_through_backward
 from .topk_router import topk_router, topk_router_backward
 
 __all__ = [
+    "codebook_gradient",
+    "codebook_lookup",
+    "codebook_reinmax_backward",
+    "codebook_straight_through_backward",
     "gapped_straight_through_backward",
     "gumbel_rao_backward",
     "reinmax_backward",

@@ -19,7 +19,15 @@ from reinmax_kernels import triton_kernels
 INTEGERS = {"i32": np.int32, "i64": np.int64}
 UNSIGNED = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
 OUTPUTS = {"Drawn", "Chunks", "Partial", "Sums", "Routed"}  # tuples of tensors, written before they are read
-WRITTEN = {"grad_logits_ptr", "largest_ptr", "total_ptr", "chosen_ptr", "weight_ptr"}  # and tensors
+WRITTEN = {  # and tensors
+    "grad_logits_ptr",
+    "largest_ptr",
+    "total_ptr",
+    "chosen_ptr",
+    "weight_ptr",
+    "vectors_ptr",
+    "pieces_ptr",
+}
 SCRATCH = 16  # bytes, for two pointers that Triton adds and these kernels don't use
 
 
