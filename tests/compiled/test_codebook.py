@@ -105,11 +105,13 @@ def test_a_planted_fault_changes_the_results(fault):
         "codebook_lookup": (logits, codebook, seed(), None, 0, 0),
     }[op]
 
+    are_faulty = []
+
     def edit(text):
         if op == "codebook_lookup" and "gather_kernel" not in text:
             return text
         edited = re.sub(pattern, replacement, text)
-        assert edited != text
+        are_faulty.append(edited != text)
         return edited
 
     results = []
@@ -117,4 +119,5 @@ def test_a_planted_fault_changes_the_results(fault):
         with run(80, edit=change, check=False) as device:
             found = getattr(device, op)(*arguments)
         results.append(found if isinstance(found, torch.Tensor) else found[0])
+    assert any(are_faulty)
     assert not torch.allclose(*results, atol=1e-2, equal_nan=True)
