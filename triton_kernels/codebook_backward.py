@@ -259,7 +259,7 @@ def tile_of(factor: torch.dtype, d: int, is_narrow: bool) -> Tile:
     if factor.itemsize == 2:
         rows, block, most = (32, 32, 64) if is_narrow else (64, 32, 64)
     else:
-        rows, block, most = (32, 16, 16) if is_narrow else (32, 32, 16)
+        rows, block, most = (32, 16, 16) if is_narrow or factor == torch.float64 else (32, 32, 16)
     return Tile(rows, block, min(max(launch.next_power_of_2(d), 16), most))
 
 
