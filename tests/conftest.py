@@ -13,7 +13,12 @@ import reinmax_kernels
 from reinmax_kernels import backends
 
 pytest.register_assert_rewrite(
-    "device_bernoulli", "device_boundaries", "device_results", "device_routers", "device_traffic"
+    "device_bernoulli",
+    "device_boundaries",
+    "device_codebook",
+    "device_results",
+    "device_routers",
+    "device_traffic",
 )
 
 BACKENDS = ("reference",) if backends.native is None else ("reference", "cpu")

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import reinmax_kernels
-from reinmax_kernels import backends, ops, router_ops
+from reinmax_kernels import backends, codebook_ops, ops, router_ops
 
 native_only = pytest.mark.skipif(backends.native is None, reason="this build has no C++ kernels")
 PACKAGE = Path(reinmax_kernels.__file__).parent
@@ -104,7 +104,7 @@ CUDA_SOURCES = {
 }
 
 
-@pytest.mark.parametrize("op", [*ops.TABLE, *router_ops.TABLE])
+@pytest.mark.parametrize("op", [*ops.TABLE, *router_ops.TABLE, *codebook_ops.TABLE])
 def test_cuda_tensors_are_served_by_the_ops_cuda_kernel_where_it_was_built_else_by_triton(op):
     """As the dispatcher of PyTorch has it, which is asked here for there may be no GPU to ask."""
     registered = torch._C._dispatch_dump(f"{ops.NAMESPACE}::{op}")

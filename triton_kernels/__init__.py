@@ -20,6 +20,8 @@ from .bernoulli import (
     bernoulli_reinmax_backward,
     bernoulli_straight_through_backward,
 )
+from .codebook_gradient import codebook_gradient
+from .codebook_lookup import codebook_lookup, codebook_reinmax_backward, codebook_straight_through_backward
 from .dispatch_plan import dispatch_plan, expert_counts
 from .gapped_straight_through import gapped_straight_through_backward
 from .gumbel_rao import gumbel_rao_backward
@@ -34,6 +36,10 @@ __all__ = [
     "bernoulli_gumbel_softmax_backward",
     "bernoulli_reinmax_backward",
     "bernoulli_straight_through_backward",
+    "codebook_gradient",
+    "codebook_lookup",
+    "codebook_reinmax_backward",
+    "codebook_straight_through_backward",
     "dispatch_plan",
     "expert_counts",
     "gapped_straight_through_backward",

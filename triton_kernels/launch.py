@@ -21,7 +21,9 @@ MOST_WARPS = 16 if torch.version.hip else 32  # of a program: 1024 threads
 _OCCUPYING_WARPS = 32  # of a processor: half of what the largest hold, enough to hide the memory's latency
 _REGISTERS = 65536  # of one of NVIDIA's processors
 _MOST_REGISTERS = 248  # of a thread
-HALF, FEW = 1 / 2, 3 / 16  # of a processor's threads: hide the latency of memory; of what computes more than it loads
+# Of a processor's threads: hide the latency of memory; of what computes more than it loads; of what holds tiles of a
+# product, of which a thread loads many elements at a time.
+HALF, FEW, TILES = 1 / 2, 3 / 16, 1 / 4
 
 # Elements of a row that a thread holds, in float32 and in float64: as many as half of a processor's threads can hold
 # without a spill. Short rows have few of them to a thread, for a warp shares one row after the other.

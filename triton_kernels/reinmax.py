@@ -22,4 +22,5 @@ def _away_from_drawn(pi, g, g_drawn):
     return 0.5 * pi * (g - g_drawn)
 
 
-reinmax_backward = functools.partial(backward, Estimator(_gradient, _away_from_drawn))
+REINMAX = Estimator(_gradient, _away_from_drawn)
+reinmax_backward = functools.partial(backward, REINMAX)

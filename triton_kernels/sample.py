@@ -24,7 +24,7 @@ _MOST_CHUNKS = 128  # that a program weighs, in registers
 
 
 class Drawn(NamedTuple):
-    """Where results go; all but the index may be None together."""
+    """Where results go. None may be one-hot and probabilities together, and the log-sum-exp too where they are."""
 
     index: Any
     one_hot: Any
@@ -108,12 +108,16 @@ def sample_short_kernel(
     _, uniform = _uniforms(stream, i, i < rows, ONE_SEED)
     index = tl.where(total > 0, contract.choose(weight, contract.scale_uniform(row.spread(uniform), total)), 0)
     tl.store(out.index + i, index.to(tl.int64), mask=i < rows)
-    if out.probs is not None:
+    if out.log_sum_exp is not None:
         if x.dtype == tl.float64:
             log_sum_exp = tl.where(total > 0, _log_sum_exp_double(x, 1), float("nan"))
-            probs = tl.exp(x - log_sum_exp[:, None])
         else:
             log_sum_exp = _log_sum_exp(row.spread(largest), row.spread(total))
+        tl.store(out.log_sum_exp + i, log_sum_exp, mask=i < rows)
+    if out.probs is not None:
+        if x.dtype == tl.float64:
+            probs = tl.exp(x - log_sum_exp[:, None])
+        else:
             probs = weight * (1.0 / total.to(tl.float32))[:, None]  # 0 * inf is NaN
         if PACKED:
             row.store_packed(out.one_hot, first, rows, tl.where(j == index[:, None], 1.0, 0.0))
@@ -121,7 +125,6 @@ def sample_short_kernel(
         else:
             at = tl.arange(0, ROWS)[:, None] * categories + j
             _store_dense(out, first * categories, at, inside, j == index[:, None], probs)
-        tl.store(out.log_sum_exp + i, log_sum_exp, mask=i < rows)
 
 
 @triton.jit
@@ -280,7 +283,7 @@ def sample_long_kernel(
     weighed in one launch and drawn in another, in which each part finds the row's sums for itself, and the chosen
     chunk; the part that has that chunk draws from it. CHUNKS are held at once: of what was weighed, one of each GROUP.
     """
-    WITH_LOG_SUM_EXP: tl.constexpr = out.probs is not None and logits.data.dtype.element_ty == tl.float64
+    WITH_LOG_SUM_EXP: tl.constexpr = out.log_sum_exp is not None and logits.data.dtype.element_ty == tl.float64
     categories = row.value(length)
     i = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
@@ -307,9 +310,10 @@ def sample_long_kernel(
         else:
             log_sum_exp = _stored_log_sum_exp(scratch, i * count, count, CHUNKS, GROUP)
         log_sum_exp = tl.where(total > 0, log_sum_exp, float("nan"))
-        if out.probs is not None:
+        if out.log_sum_exp is not None:  # noqa: SIM102 (which is known when the kernel is compiled)
             if part == 0:
                 tl.store(out.log_sum_exp + i, log_sum_exp)
+        if out.probs is not None:
             _store_dense_chunks(
                 logits, mask, out, i, largest, total, log_sum_exp, first, last, categories, inner, BLOCK
             )
@@ -335,6 +339,16 @@ def sample(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_o
     index = torch.empty(logits.shape[:-1], dtype=torch.int64, device=logits.device)
     _launch(logits, seed, mask, offset, row_offset, Drawn(index, None, None, None))
     return index
+
+
+def sample_with_log_sum_exp(
+    logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int
+) -> tuple[Tensor, Tensor]:
+    """Index [...], and log-sum-exp [...] in float64: NaN for a row without a distribution."""
+    index = torch.empty(logits.shape[:-1], dtype=torch.int64, device=logits.device)
+    log_sum_exp = torch.empty_like(index, dtype=torch.float64)
+    _launch(logits, seed, mask, offset, row_offset, Drawn(index, None, None, log_sum_exp))
+    return index, log_sum_exp
 
 
 def sample_dense(
@@ -381,7 +395,7 @@ def _launch_long(
     one_seed: dict[str, bool],
     device: torch.device,
 ) -> None:
-    logits, probs = operands[0], operands[-1].probs
+    logits, (_, _, probs, log_sum_exp) = operands[0], operands[-1]
     is_double, is_dense = logits.data.dtype == torch.float64, probs is not None
     # A chunk at a time, which one warp does best as long as its registers suffice: to write, too, if the addresses are
     # few, of 8 elements each.
@@ -393,9 +407,9 @@ def _launch_long(
     def scratch(dtype: torch.dtype) -> Tensor:
         return torch.empty((rows, count) if parts > 1 else 0, dtype=dtype, device=device)
 
-    log_sum_exp = scratch(torch.float64) if is_double and is_dense else None
+    of_chunks = scratch(torch.float64) if is_double and log_sum_exp is not None else None
     largest = scratch(torch.float32 if is_double else logits.data.dtype)
-    chunks = Chunks(largest, scratch(torch.int64), log_sum_exp)
+    chunks = Chunks(largest, scratch(torch.int64), of_chunks)
 
     def run(weighs: bool, draws: bool, per_part: int, held: int, warps: int, block: int = contract.CHUNK.value) -> None:
         held = launch.next_power_of_2(held)

@@ -15,4 +15,5 @@ def gradient(at, row, inverse_tau):
     return at.p * (at.g - row.p_g) * inverse_tau + at.pi * (at.h - row.pi_h)
 
 
-straight_through_backward = functools.partial(backward, Estimator(gradient))
+STRAIGHT_THROUGH = Estimator(gradient)
+straight_through_backward = functools.partial(backward, STRAIGHT_THROUGH)

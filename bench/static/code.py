@@ -14,10 +14,13 @@ from .specimens import CHUNK
 
 WIDE = 128  # bits; the widest access that all targets have
 
+# Kernels with loops that are no loops over a row's elements: their instructions are not reckoned.
+OTHERWISE_LOOPED = ("codebook_sums_kernel", "codebook_gradient_kernel", "sum_pieces_kernel", "join_pieces_kernel")
+
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one launch on one target. What only NVIDIA's machine code tells is None for AMD's."""
+    """Of one launch on one target. None is what AMD's machine code does not tell, and what is not reckoned."""
 
     registers: int
     spilled_bytes: int  # stored to local memory and loaded from there by a thread
@@ -39,9 +42,11 @@ def figures(launch: Launch, target: str | int) -> Figures:
     kernel = _kernel(compiled.asm["cubin"])
     shared = compiled.metadata.shared  # all of it dynamic
     loads, stores = kernel.widths("LDG"), kernel.widths("STG")
-    loops = [loop for loop in kernel.loops if loop.innermost and _bytes(loop, "LDG")]
-    looped = sum(len(loop.instructions) * _trips(loop, launch) for loop in loops)
-    once = len(kernel.instructions) - sum(len(loop.instructions) for loop in loops)
+    executed = looped = None
+    if launch.name not in OTHERWISE_LOOPED:
+        loops = [loop for loop in kernel.loops if loop.innermost and _bytes(loop, "LDG")]
+        looped = sum(len(loop.instructions) * _trips(loop, launch) for loop in loops)
+        executed = looped + len(kernel.instructions) - sum(len(loop.instructions) for loop in loops)
     return Figures(
         registers=kernel.registers,
         spilled_bytes=kernel.local_loads + kernel.local_stores,
@@ -52,7 +57,7 @@ def figures(launch: Launch, target: str | int) -> Figures:
         wide_loaded_bytes=loads[WIDE] * WIDE // 8,
         wide_stored_bytes=stores[WIDE] * WIDE // 8,
         instructions=len(kernel.instructions),
-        executed=once + looped,
+        executed=executed,
         looped=looped,
     )
 

@@ -12,8 +12,8 @@ HEADINGS = {  # of columns, and what they show of an NVIDIA launch
     "occ.": lambda row: f"{row['occupancy']:.0%}",
     "loads": lambda row: _widths(row["load_bits"]),
     "stores": lambda row: _widths(row["store_bits"]),
-    "instr.": lambda row: ("≤" if row["is_bound"] else "") + three_digits(row["instructions_per_element"]),
-    "in loops": lambda row: three_digits(row["in_loops_per_element"]),
+    "instr.": lambda row: ("≤" if row["is_bound"] else "") + _reckoned(row, "instructions_per_element"),
+    "in loops": lambda row: _reckoned(row, "in_loops_per_element"),
 }
 BACKENDS = {"triton": "Triton", "cuda": "CUDA"}
 
@@ -42,6 +42,10 @@ def table_of_code(rows: Sequence[Row]) -> Table:
         common = BACKENDS[row["backend"]], shape, str(row["registers"]), str(row["spilled_bytes"])
         table.add_row(f"  {kernel}", *common, *shown)
     return table
+
+
+def _reckoned(row: Row, key: str) -> str:
+    return three_digits(row[key]) if key in row else ""
 
 
 def _widths(count: Mapping[int, int]) -> str:
@@ -103,7 +107,7 @@ def figure_of_code(rows: Sequence[Row]) -> Figure:
     axes = figure.subplots()
     totals: dict[str, dict[str, float]] = {}
     for row in rows:
-        if row["occupancy"] is not None:
+        if "instructions_per_element" in row:
             of_target = totals.setdefault(f"{BACKENDS[row['backend']]}, {row['target']}", {})
             name = f"{row['path']} {row['rows']}x{row['categories']}"
             of_target[name] = of_target.get(name, 0) + row["instructions_per_element"]

@@ -20,6 +20,9 @@ NOISY = ("gumbel_rao_backward", "bernoulli_gumbel_softmax_backward")  # backward
 ROUTED = 2  # experts of a token
 MOST_EXPERTS = 1024
 
+CODE = 64  # elements of a codebook's vector
+MOST_CODES = 2**18
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -76,6 +79,22 @@ def _dispatch_plan(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed
     return ops.dispatch_plan(index[:, None].expand(-1, ROUTED).flatten(), x.shape[1])
 
 
+def _codebook_lookup(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+    return ops.codebook_lookup(x, x.new_empty(x.shape[1], CODE), seed, None, 3, 0)
+
+
+def _codebook_backward(name: str, *, tempered: bool = False) -> Callable[..., object]:
+    def launch(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+        vectors, codebook = x.new_empty(x.shape[0], CODE), x.new_empty(x.shape[1], CODE)
+        return getattr(ops, name)(vectors, codebook, x, index, log_sum_exp, None, tau if tempered else None)
+
+    return launch
+
+
+def _codebook_gradient(ops: Any, x: Tensor, index: Tensor, log_sum_exp: Tensor, seed: Tensor, tau: Tensor) -> object:
+    return ops.codebook_gradient(x.new_empty(x.shape[0], CODE), index, x.shape[1])
+
+
 @dataclass(frozen=True)
 class Path:
     """A call of a backend's op. `reads` and `writes`: how often it has to read and to write a tensor [..., C], or what
@@ -126,6 +145,18 @@ PATHS = {
     "bernoulli_gumbel_softmax_backward, tau, both": Path(
         _bits_backward("gumbel_softmax", tempered=True, both=True), 4, 1, state=0
     ),
+    # Vectors and the codebook, of another size, are not counted.
+    "codebook_lookup": Path(_codebook_lookup, 1, 0, most_categories=MOST_CODES),
+    "codebook_reinmax_backward": Path(
+        _codebook_backward("codebook_reinmax_backward"), 1, 1, most_categories=MOST_CODES
+    ),
+    "codebook_reinmax_backward, tau": Path(
+        _codebook_backward("codebook_reinmax_backward", tempered=True), 1, 1, 1, most_categories=MOST_CODES
+    ),
+    "codebook_straight_through_backward": Path(
+        _codebook_backward("codebook_straight_through_backward"), 1, 1, 1, most_categories=MOST_CODES
+    ),
+    "codebook_gradient": Path(_codebook_gradient, 0, 0, most_categories=MOST_CODES),
 }
 
 

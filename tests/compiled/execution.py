@@ -19,7 +19,7 @@ from reinmax_kernels import triton_kernels
 INTEGERS = {"i32": np.int32, "i64": np.int64}
 UNSIGNED = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
 OUTPUTS = {"Drawn", "Chunks", "Partial", "Sums", "Routed"}  # tuples of tensors, written before they are read
-WRITTEN = {
+WRITTEN = {  # and tensors
     "bits_ptr",
     "chosen_ptr",
     "counts_ptr",
@@ -27,11 +27,13 @@ WRITTEN = {
     "inverse_ptr",
     "largest_ptr",
     "order_ptr",
+    "pieces_ptr",
     "places_ptr",
     "probs_ptr",
     "total_ptr",
+    "vectors_ptr",
     "weight_ptr",
-}  # and tensors
+}
 SCRATCH = 16  # bytes, for two pointers that Triton adds and these kernels don't use
 
 

@@ -26,6 +26,9 @@ COMPUTING = {  # kernels that make noise, of which each element costs a hundred 
     "gumbel_rao_sums_kernel",
     "gumbel_rao_long_kernel",
 }
+# Of what holds tiles of products, a quarter of the threads is resident.
+TILED = {"codebook_sums_kernel", "codebook_gradient_kernel"}
+NO_ROWS = {"gather_kernel", "sum_pieces_kernel", "join_pieces_kernel"}  # of logits
 UNEVEN = [  # rows of whole 16-byte vectors, but not of 16 elements; long rows that begin anywhere
     *(Specimen(path, 8192, 1000) for path in PATHS),
     *(Specimen(path, 8192, 9001, dtype) for path in PATHS for dtype in (torch.float32, torch.bfloat16)),
@@ -83,7 +86,8 @@ def test_half_of_the_threads_are_resident(specimen, target):
         pytest.skip("occupancy is reckoned for NVIDIA's multiprocessors")
     for launch, found in compiled(specimen, target):
         assert found.occupancy >= launch.resident
-        assert launch.resident == LEAST_OCCUPANCY or (launch.name in COMPUTING and specimen.dtype == torch.float64)
+        of_computing = launch.name in COMPUTING and specimen.dtype == torch.float64
+        assert launch.resident >= LEAST_OCCUPANCY or of_computing or launch.name in TILED
 
 
 @pytest.mark.parametrize("categories", [2**17 + 1, 2**20 + 1, 2**23])
@@ -107,7 +111,7 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(specimen, target):
     if specimen.path == "dispatch_plan":
         pytest.skip("it has no rows of logits")
     for launch, found in compiled(specimen, target):
-        if is_for_one_position(launch) or is_for_one_chunk(launch) or launch.name in COMPUTING:
+        if is_for_one_position(launch) or is_for_one_chunk(launch) or launch.name in COMPUTING | NO_ROWS:
             continue
         share = threads_share(launch, specimen)
         if share < 16:  # a thread has less of a row than that
@@ -145,7 +149,9 @@ def test_elements_are_read_and_written_16_bytes_at_a_time_whatever_their_number(
 
 def is_for_one_position(launch):
     """Whether it writes the gradient of the drawn category alone."""
-    return "AWAY_FROM_DRAWN" in launch.constants and not launch.constants["SUMS"] and launch.grid[-1] == 1
+    if launch.name == "codebook_gradient_kernel":
+        return launch.constants["IS_FOR_DRAWN"]
+    return launch.name == "backward_long_kernel" and not launch.constants["SUMS"] and launch.grid[-1] == 1
 
 
 def is_for_one_chunk(launch):
@@ -169,6 +175,8 @@ def written_tensors(launch):
         return 2 if dense else 0
     if launch.name == "largest_logit_kernel":
         return 0
+    if launch.name == "codebook_sums_kernel":
+        return int(launch.constants["AWAY_FROM_DRAWN"] is not None)
     return int(launch.constants.get("WRITES", True) or launch.constants.get("AWAY_FROM_DRAWN") is not None)
 
 

@@ -12,9 +12,10 @@ from scipy import stats
 from test_contract import NAMES, vector
 
 import reinmax_kernels
-from reinmax_kernels import gumbel_rao, reinmax, routing, sample
+from reinmax_kernels import codebook_lookup, gumbel_rao, reinmax, routing, sample
 
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+HALF = [torch.float16, torch.bfloat16]
+DTYPES = [*HALF, torch.float32, torch.float64]
 SHAPES = [(7, 1), (300, 2), (33, 3), (100, 10), (16, 64), (9, 255), (4, 1024), (3, 2049), (5, 9000), (2, 40000)]
 ALIGNED = [(1000, 8), (64, 64), (40, 1024), (600, 4096), (3, 16384), (600, 20480), (2, 2**18)]
 NOISY = [ESTIMATORS[name] for name in laws.NOISY]
@@ -235,6 +236,83 @@ def test_millions_of_tokens(device):
     last, _ = routing.sparse_mixer(logits[-5:], 2, seed=2, row_offset=tokens - 5)
     assert torch.equal(index[-5:], last)
     assert (logits.gather(-1, routing.topk_router(logits, 1)[0])[:, 0] == logits.amax(-1)).all()
+
+
+def looked_up(logits, codebook, v, mask, *arguments, **options):
+    """Codes, their vectors, and the gradients of logits and codebook."""
+    logits, codebook = (tensor.detach().requires_grad_() for tensor in (logits, codebook))
+    vectors, index = codebook_lookup(logits, codebook, *arguments, mask=mask, seed=5, **options)
+    grads = torch.autograd.grad(vectors, (logits, codebook), v)
+    return [tensor.detach().double().cpu() for tensor in (index, vectors, *grads)]
+
+
+@pytest.mark.parametrize("name", ["reinmax", "straight_through"])
+@pytest.mark.parametrize("tau", [1.0, 0.7])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("rows", "codes", "d"),
+    [(7, 1, 1), (300, 33, 3), (1000, 64, 16), (129, 1000, 65), (4096, 1024, 64), (3, 40000, 256)],
+)
+def test_codebook_lookup(device, rows, codes, d, dtype, tau, name):
+    logits, codebook, v = (
+        torch.randn(rows, codes).to(dtype),
+        torch.randn(codes, d).to(dtype),
+        torch.randn(rows, d).to(dtype),
+    )
+    mask = torch.rand(rows, codes) < 0.8
+    mask[:, 0] = True
+    given = logits, codebook, v, mask
+    found = looked_up(*(tensor.to(device) for tensor in given), tau, estimator=name)
+    again = looked_up(*(tensor.to(device) for tensor in given), tau, estimator=name)
+    with reinmax_kernels.backend("reference"):
+        expected = looked_up(*(tensor.double() for tensor in (logits, codebook, v)), mask, tau, estimator=name)
+    assert all(map(torch.equal, found, again))
+    assert all(map(torch.equal, found[:2], expected[:2]))
+    tolerance = TOLERANCE[dtype]
+    assert torch.allclose(found[2], expected[2], rtol=tolerance, atol=tolerance * (d**0.5 if dtype not in HALF else 1))
+    assert torch.allclose(found[3], expected[3], rtol=tolerance, atol=1e-6)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.7])
+@pytest.mark.parametrize("name", ["reinmax", "straight_through"])
+def test_of_the_logits_size_a_lookup_holds_their_gradient_alone(device, name, tau):
+    logits = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16).requires_grad_()
+    codebook = torch.randn(8192, 64, device=device, dtype=torch.bfloat16).requires_grad_()
+    v = torch.randn(8192, 64, device=device, dtype=torch.bfloat16)
+
+    def step():
+        return torch.autograd.grad(codebook_lookup(logits, codebook, tau, estimator=name)[0], (logits, codebook), v)
+
+    step()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    assert torch.cuda.max_memory_allocated() - before <= 1.15 * logits.nbytes
+
+
+@pytest.mark.parametrize("name", ["reinmax", "straight_through"])
+def test_a_graph_replays_a_lookup(device, name):
+    logits, codebook = torch.randn(512, 300, device=device), torch.randn(300, 40, device=device)
+    v, seed = torch.randn(512, 40, device=device), torch.tensor([1], device=device)
+    leaves = [tensor.requires_grad_() for tensor in (logits, codebook)]
+
+    def step():
+        vectors, index = codebook_lookup(*leaves, 0.9, seed=seed, estimator=name)
+        return vectors, index, *torch.autograd.grad(vectors, leaves, v)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for value in (1, 2):
+        seed.fill_(value)
+        graph.replay()
+        assert all(map(torch.equal, captured, step()))
 
 
 @pytest.mark.parametrize("shape", [(512, 10), (64, 3000), (2, 100_000)])

@@ -12,6 +12,7 @@ from . import (  # noqa: F401 - each module enters its instructions into the tab
     control,
     conversion,
     matrices,
+    matrix_products,
     movement,
     warp,
 )

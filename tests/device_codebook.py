@@ -1,0 +1,205 @@
+"""What kernels of codebook lookups for a GPU have to give, beside the reference: cases that all ways to run them share.
+
+The fixture `executed` is as in `device_results`.
+"""
+
+import pytest
+import torch
+from device_results import random, seed
+
+from reinmax_kernels import codebook_ops
+
+REFERENCE = codebook_ops.OPS["reference"]
+BACKWARDS = ["codebook_reinmax_backward", "codebook_straight_through_backward"]
+ESTIMATORS = [("codebook_reinmax_backward", None), ("codebook_reinmax_backward", 0.5), (BACKWARDS[1], None)]  # and tau
+STREAM = 2**62 + 5, 2**32 - 20  # offset and row_offset
+CASES = [  # N, C, d and the dtypes of logits and codebook
+    (3, 1, 1, torch.float32, torch.float32),
+    (5, 2, 3, torch.float64, torch.float64),
+    (70, 33, 20, torch.bfloat16, torch.bfloat16),
+    (3, 130, 65, torch.float16, torch.float16),
+    (67, 100, 40, torch.float32, torch.float32),
+    (35, 70, 17, torch.float64, torch.float64),
+    (9, 64, 16, torch.float32, torch.bfloat16),
+    (4, 65, 8, torch.float64, torch.float16),
+    (4, 65, 8, torch.bfloat16, torch.float64),
+]
+LONG = [(3, 1100, 16, torch.bfloat16), (2, 1030, 5, torch.float64), (1, 1500, 33, torch.float32)]  # shared by programs
+
+
+def target_of(logits, codebook):
+    """A compute capability whose instructions for this product the PTX interpreter knows."""
+    return 80 if codebook.element_size() == 2 and logits.dtype != torch.float64 else 90
+
+
+def assert_close(found, truth, tolerance):
+    """But for the rounding to the dtype, where Triton's interpreter cuts bfloat16 off, and a tolerance of what was
+    computed before.
+    """
+    eps = torch.finfo(found.dtype).eps
+    assert ((found.double() - truth).abs() <= eps * truth.abs() + tolerance).all()
+
+
+class CodebookLookup:
+    """Forward."""
+
+    @pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+    @pytest.mark.parametrize(
+        ("rows", "categories", "d", "dtype"),
+        [
+            *((n, c, d, dtype) for n, c, d, dtype, _ in CASES[:6]),
+            (2, 1030, 1025, torch.float32),
+            (2, 5000, 2, torch.float64),
+            (2, 2050, 2, torch.bfloat16),
+        ],
+    )
+    def test_values(self, executed, rows, categories, d, dtype, masked):
+        logits, codebook = random((rows, categories), dtype, 2), random((categories, d), dtype)
+        mask = None
+        if masked:
+            mask = torch.rand(rows, categories) < 0.7
+            mask[:, 0] = True
+            logits = logits.masked_fill(~mask, torch.nan)
+        self.check(executed, logits, codebook, seed(-9), mask)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    def test_values_of_long_rows_in_parts(self, executed, dtype):
+        self.check(executed, random((1, 16385), dtype), random((16385, 3), torch.float32), seed(), None, 132)
+
+    def check(self, executed, logits, codebook, seeds, mask, processors=None):
+        operands = logits, codebook, seeds, mask, *STREAM
+        expected = REFERENCE["codebook_lookup"](*operands)
+        with executed(processors=processors) as device:
+            vectors, index, log_sum_exp = device.codebook_lookup(*operands)
+        assert torch.equal(index, expected[1])
+        assert torch.equal(vectors, expected[0])
+        assert vectors.dtype == codebook.dtype
+        tolerance = 1e-13 if logits.dtype == torch.float64 else 1e-6
+        torch.testing.assert_close(log_sum_exp, expected[2], rtol=0, atol=tolerance)
+
+    def test_seeds_of_groups_and_strides(self, executed):
+        logits, codebook = torch.randn(12, 2, 3).movedim(0, -1), torch.randn(7, 24)[:, ::2].T
+        self.check(executed, logits, codebook, seed(1, -2, 2**62), None)
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+    @pytest.mark.parametrize("categories", [5, 1100])
+    def test_a_row_without_a_distribution_disturbs_no_other(self, executed, categories, value):
+        logits, codebook, v = torch.randn(3, categories), torch.randn(categories, 4), torch.randn(3, 4)
+        expected = REFERENCE["codebook_lookup"](logits, codebook, seed(), None, 0, 0)
+        logits[1, slice(None) if value == -torch.inf else -1] = value
+        with executed() as device:
+            vectors, index, log_sum_exp = device.codebook_lookup(logits, codebook, seed(), None, 0, 0)
+            grads = [getattr(device, name)(v, codebook, logits, index, log_sum_exp, None, None) for name in BACKWARDS]
+        assert index[1] == 0
+        assert log_sum_exp[1].isnan()
+        assert torch.equal(vectors[1], codebook[0])
+        assert torch.equal(vectors[::2], expected[0][::2])
+        for grad in grads:
+            assert grad[1].isnan().all()
+            assert grad[::2].isfinite().all()
+
+    def test_no_rows(self, executed):
+        logits, codebook = torch.randn(0, 5), torch.randn(5, 3)
+        with executed() as device:
+            vectors, index, log_sum_exp = device.codebook_lookup(logits, codebook, seed(), None, 0, 0)
+            grads = [
+                getattr(device, name)(vectors, codebook, logits, index, log_sum_exp, None, None) for name in BACKWARDS
+            ]
+            grad_codebook = device.codebook_gradient(vectors, index, 5)
+        assert (vectors.shape, index.shape, log_sum_exp.shape) == ((0, 3), (0,), (0,))
+        assert all(grad.shape == (0, 5) for grad in grads)
+        assert torch.equal(grad_codebook, torch.zeros(5, 3))
+
+
+class CodebookBackward:
+    """The gradient of the logits."""
+
+    @pytest.mark.parametrize(("rows", "categories", "d", "dtype", "codebook_dtype"), CASES)
+    @pytest.mark.parametrize(("name", "tau"), ESTIMATORS)
+    def test_gradients(self, executed, name, tau, rows, categories, d, dtype, codebook_dtype):
+        logits, codebook = random((rows, categories), dtype, 2), random((categories, d), codebook_dtype)
+        self.check(executed, name, random((rows, d), codebook_dtype), codebook, logits, tau)
+
+    @pytest.mark.parametrize(("rows", "categories", "d", "dtype"), LONG)
+    @pytest.mark.parametrize(("name", "tau"), ESTIMATORS)
+    def test_gradients_of_rows_in_parts(self, executed, name, tau, rows, categories, d, dtype):
+        logits, codebook = random((rows, categories), dtype, 2), random((categories, d), dtype)
+        self.check(executed, name, random((rows, d), dtype), codebook, logits, tau, processors=132)
+
+    def check(self, executed, name, v, codebook, logits, tau, mask=None, processors=None):
+        _, index, log_sum_exp = REFERENCE["codebook_lookup"](logits, codebook, seed(), mask, 0, 0)
+        tau = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+        with executed(target_of(logits, codebook), processors=processors) as device:
+            grad = getattr(device, name)(v, codebook, logits, index, log_sum_exp, mask, tau)
+        assert grad.dtype == logits.dtype
+        truth = REFERENCE[name](v.double(), codebook.double(), logits.double(), index, log_sum_exp, mask, tau)
+        scale = 1 + codebook.shape[1] ** 0.5  # of a product, whose terms are of size 1
+        assert_close(grad, truth, scale * (4e-14 if logits.dtype == torch.float64 else 4e-6))
+
+    @pytest.mark.parametrize(("name", "tau"), ESTIMATORS)
+    def test_masks_and_what_a_forbidden_code_holds(self, executed, name, tau):
+        dtype = torch.bfloat16
+        mask = torch.rand(100) < 0.7
+        mask[0] = True
+        logits, codebook = random((5, 100), dtype).masked_fill(~mask, torch.nan), random((100, 6), dtype)
+        codebook[~mask] = torch.nan
+        v = random((5, 6), dtype)
+        clean = codebook.nan_to_num(nan=1.0)
+        _, index, log_sum_exp = REFERENCE["codebook_lookup"](logits, clean, seed(), mask, 0, 0)
+        given = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+        with executed(target_of(logits, codebook)) as device:
+            grad = getattr(device, name)(v, codebook, logits, index, log_sum_exp, mask, given)
+        assert (grad[:, ~mask] == 0).all()
+        truth = REFERENCE[name](v.double(), clean.double(), logits.double(), index, log_sum_exp, mask, given)
+        assert_close(grad, truth, 2e-5)
+
+    @pytest.mark.parametrize("name", BACKWARDS)
+    def test_strides(self, executed, name):
+        logits, codebook = torch.randn(40, 2, 3).movedim(0, -1), torch.randn(9, 80)[:, ::2].T
+        for v in (torch.randn(9, 2, 3).movedim(0, -1), torch.ones(()).expand(2, 3, 9)):
+            self.check(executed, name, v, codebook, logits, 0.9)
+
+    @pytest.mark.parametrize(("name", "tau"), [(name, tau) for name in BACKWARDS for tau in (1e-2, 1e4)])
+    def test_logits_far_apart(self, executed, name, tau):
+        logits, codebook, v = 1e4 * torch.randn(5, 70), torch.randn(70, 4), torch.randn(5, 4)
+        logits[::2, 1:] = -torch.inf
+        self.check(executed, name, v, codebook, logits, tau)
+
+
+class CodebookGradient:
+    """The gradient of the codebook."""
+
+    @pytest.mark.parametrize(
+        ("rows", "codes", "d", "dtype"),
+        [
+            (1, 1, 1, torch.float32),
+            (128, 3, 5, torch.float64),
+            (129, 2, 130, torch.bfloat16),
+            (700, 40, 6, torch.float32),
+            (300, 1000, 33, torch.float64),
+            (385, 1, 4, torch.float16),
+        ],
+    )
+    def test_sums(self, executed, rows, codes, d, dtype):
+        index = torch.randint(codes, (rows,))
+        if codes > 3:
+            index[:300] = 3  # one code that several programs share
+        self.check(executed, random((rows, d), dtype), index, codes)
+
+    @pytest.mark.parametrize("before", [0, 1, 127, 128, 129])
+    def test_codes_that_begin_and_end_anywhere(self, executed, before):
+        """Of codes drawn 256 times, in pieces of 128 rows."""
+        index = torch.cat([torch.zeros(before, dtype=torch.int64), *(torch.full((256,), code) for code in (2, 5, 6))])
+        self.check(executed, torch.randn(len(index), 3).double(), index, 8)
+
+    def test_strides(self, executed):
+        index = torch.randint(5, (3, 4)).T
+        self.check(executed, torch.randn(2, 4, 3).movedim(0, -1), index, 5)
+
+    def check(self, executed, v, index, codes):
+        with executed() as device:
+            grad = device.codebook_gradient(v, index, codes)
+        expected = REFERENCE["codebook_gradient"](v.double(), index, codes)
+        assert (grad.shape, grad.dtype) == ((codes, v.shape[-1]), v.dtype)
+        assert_close(grad, expected, 1e-13)
+        assert (grad[index.flatten().bincount(minlength=codes) == 0] == 0).all()
