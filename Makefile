@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
-NATIVE_SOURCES := $(shell find csrc -type f)
+NATIVE_SOURCES := $(shell find csrc -type f -not -name '*.md')
 
 .PHONY: install toolkit bench test lint sanitize gpu wheel clean always
 

@@ -18,7 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from . import launch, row
-from .backward import Estimator, Partial, Point, Sums, inverse_of, probability
+from .partial_sums import Partial
+from .upstream import Estimator, Point, Sums, inverse_of, probability
 
 _WARPS = 8
 _KNOWN = 8  # parts whose sums a program reads at a time

@@ -154,7 +154,7 @@ struct BernoulliArguments {
   Divisor inner = 1;
   DType dtype = DType::kFloat32;
   Noise noise;           // whose rows are elements: of the draw, and of an estimator that makes one sample
-  void* bits = nullptr;   // of the draw, in the logits' dtype, contiguous and aligned to 16 bytes as all that is written
+  void* bits = nullptr;  // of the draw, in the logits' dtype, contiguous and aligned to 16 bytes as all that is written
   void* probs = nullptr;  // of the draw
   Elements grad_bits;     // in the logits' dtype, as are all that follow
   Elements grad_probs;
