@@ -1,6 +1,8 @@
 """Gates for the machine code: no local memory, half of a multiprocessor's threads resident, accesses of 16 bytes, and
-so many instructions an element at most in the loops over long rows.
+enough of them under way at once, and so many instructions an element at most in the loops over long rows.
 """
+
+import re
 
 import device_bernoulli
 import pytest
@@ -73,6 +75,7 @@ PATHS = {
     f"{REINMAX}, tau, both": gradient(REINMAX, tempered=True, both=True),
     STRAIGHT_THROUGH: gradient(STRAIGHT_THROUGH),
     f"{STRAIGHT_THROUGH}, tau": gradient(STRAIGHT_THROUGH, tempered=True),
+    GAPPED: gradient(GAPPED),
     f"{GAPPED}, tau, both": gradient(GAPPED, tempered=True, both=True),
     GUMBEL: gradient(GUMBEL),
     f"{GUMBEL}, tau, both": gradient(GUMBEL, tempered=True, both=True),
@@ -125,8 +128,10 @@ def loops(kernel):
     return [loop for loop in kernel.loops if loop.innermost and wide_loads(loop)]
 
 
-def wide_loads(loop):
-    return sum(each.operation == "LDG" and each.width == WIDE for each in loop.instructions)
+def wide_loads(loop, always=False):
+    """always: without those under a predicate."""
+    wide = [each for each in loop.instructions if each.operation == "LDG" and each.width == WIDE]
+    return sum(not (always and each.predicate) for each in wide)
 
 
 @ARCHITECTURES
@@ -155,19 +160,80 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(build_for, path, dtype, ar
                 assert WIDE * wide_loads(loop) >= share_of_wide * loaded
 
 
+# Bytes of a multiprocessor, in a loop over a row and in a kernel without one, which asks once: what an H100's memory,
+# 3.35 TB/s for 132 of them, brings in 1.3 us and 1.6 us, more than its latency.
+LEAST_UNDER_WAY, LEAST_WITHOUT_A_LOOP = 32 * 1024, 40 * 1024
+
+
+def under_way(instructions):
+    """Bytes that a thread has asked for when it comes to the first instruction that has to wait for some of them. Loads
+    under a predicate, of what not all rows have, don't count.
+    """
+    asked, pending = 0, set()
+    for each in instructions:
+        registers = [int(number) for number in re.findall(r"\bR(\d+)", each.operands)]
+        if pending.intersection(registers):
+            break
+        if each.operation == "LDG":
+            pending.update(range(registers[0], registers[0] + max(1, each.width // 32)))
+            asked += 0 if each.predicate else each.width // 8
+    return asked
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("path", [REINMAX, STRAIGHT_THROUGH, f"{STRAIGHT_THROUGH}, tau", "sample"])
+def test_enough_is_under_way(build_for, path, dtype, architecture):
+    """In a loop over the row, or in a kernel that has none."""
+    lengths = [4096, 32768] if path == "sample" else [8, 64, 256, 1024, 4096, 32768]
+    for categories in lengths:
+        (launch, kernel), *_ = launches(build_for(architecture), path, 8192, categories, dtype)
+        of_loops = [under_way(loop.instructions) for loop in loops(kernel)]
+        asked, least = under_way(kernel.instructions), LEAST_WITHOUT_A_LOOP
+        if of_loops:
+            asked, least = max(of_loops), LEAST_UNDER_WAY
+        warps = kernel.occupancy(launch.block[0], launch.shared_bytes).warps
+        assert 32 * warps * asked >= least, (launch, asked, warps)
+
+
 # In float32, and in bfloat16.
-MOST_INSTRUCTIONS = {"sample": (20, 20), "sample_dense": (20, 20), REINMAX: (16, 20), STRAIGHT_THROUGH: (32, 38)}
+MOST_INSTRUCTIONS = {
+    "sample": (20, 20),
+    "sample_dense": (20, 20),
+    REINMAX: (15, 17),
+    STRAIGHT_THROUGH: (13, 18),
+    GAPPED: (18, 23),
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("path", MOST_INSTRUCTIONS)
 def test_loops_over_long_rows_are_short(build_for, path, dtype):
-    """Of an element, in the shortest loop that reads rows: that for whole chunks without a mask, of a draw."""
+    """Of an element, in the shortest loop that reads rows: of a draw that for whole chunks without a mask, of a
+    gradient one with exponentials. Loads under a predicate, of the gradient that is not there, bring no elements.
+    """
     (_, kernel), *_ = launches(build_for(90), path, 512, 2**17, dtype)
-    tensors = 1 if path.startswith("sample") else 2
-    found = [
-        len(loop.instructions) * tensors / (wide_loads(loop) * 16 // dtype.itemsize)
-        for loop in loops(kernel)
-        if wide_loads(loop) >= tensors
-    ]
+    is_draw = path.startswith("sample")
+    found = []
+    for loop in loops(kernel):
+        loaded = wide_loads(loop, always=True)
+        if loaded and (is_draw or loop.mix["MUFU"]):
+            elements = loaded * 16 / dtype.itemsize / (1 if is_draw else 2)
+            found.append(len(loop.instructions) / elements)
     assert min(found) <= MOST_INSTRUCTIONS[path][dtype == torch.bfloat16]
+
+
+# Of an element and a sample of noise, in float32, at tau = 1 and at another: rows of two categories, rows in registers,
+# and long ones where they are written.
+MOST_FOR_A_SAMPLE = {2: (37, 68), 1000: (76, 110), 2**17: (48, 84)}
+OF_A_THREAD = 4  # elements of a row, or, of two categories, samples
+
+
+@pytest.mark.parametrize("tempered", [False, True])
+@pytest.mark.parametrize("categories", MOST_FOR_A_SAMPLE)
+def test_loops_over_samples_are_short(build_for, categories, tempered):
+    path = f"{GUMBEL}, tau, both" if tempered else GUMBEL
+    *_, (_, kernel) = launches(build_for(90), path, 512, categories, torch.float32)
+    makes_noise = [loop for loop in kernel.loops if loop.innermost and loop.mix["MUFU"] and not loop.mix["LDG"]]
+    longest = max(len(loop.instructions) for loop in makes_noise)
+    assert longest / OF_A_THREAD <= MOST_FOR_A_SAMPLE[categories][tempered]
