@@ -27,13 +27,13 @@ def codebook_lookup(
     With the codebook :math:`B`, whose row :math:`B_j` is the vector of category j, :math:`D \sim \mathrm{softmax}(
     \theta)` and the gradient :math:`v` of the vector :math:`B_D`, the one-hot's gradient would be :math:`g_j = \langle
     B_j, v \rangle`. The logits get what :func:`reinmax_kernels.reinmax` or :func:`reinmax_kernels.straight_through`
-    makes of it. In the logits' size nothing but their gradient is ever there: on the CPU, where the categories of a row
-    are adjacent, the product is made for a few rows at a time; on GPUs for tiles that never leave the registers. CUDA
-    tensors are served by Triton's kernels, too, in which `tl.dot` multiplies on each GPU's matrix units: a library's
-    product, of cuBLAS for one, would write its tiles to memory, to be read again. Without Triton it is the reference,
-    which makes the product at once. The codebook gets :math:`\nabla_{B_j} = \sum_{i: D_i = j} v_i`, summed in float64:
-    on the CPU in the order of the rows, on GPUs in pieces of 128 of them, without atomic additions: the same at every
-    call and on every thread count.
+    makes of it. Where the categories of a row are adjacent, the kernels hold nothing of the logits' size but their
+    gradient: on the CPU the product is made for a few rows at a time; on GPUs for tiles that never leave the
+    registers. CUDA tensors are served by Triton's kernels, too, in which `tl.dot` multiplies on a GPU's matrix
+    units where these have the precision: a library's product, of cuBLAS for one, would write its tiles to memory,
+    to be read again. Without Triton it is the reference, which makes the product at once. The codebook gets
+    :math:`\nabla_{B_j} = \sum_{i: D_i = j} v_i`, summed in float64: on the CPU in the order of the rows, on GPUs in
+    pieces of 128 of them, without atomic additions: the same at every call and on every thread count.
 
     Args:
         logits, dim, mask, generator, seed, offset, row_offset: as in :func:`reinmax_kernels.sample`.

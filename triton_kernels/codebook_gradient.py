@@ -33,7 +33,7 @@ def _store(to, code, c, d, total):
 @triton.jit
 def sum_pieces_kernel(
     codes_ptr,
-    order_ptr,
+    rows_by_code_ptr,
     grad_vectors_ptr,
     grad_codebook_ptr,
     pieces_ptr,
@@ -53,7 +53,7 @@ def sum_pieces_kernel(
     total = tl.zeros([BLOCK], tl.float64)
     for at in range(first, last):
         code, following = _code(codes_ptr, at, rows), _code(codes_ptr, at + 1, rows)
-        i = tl.load(order_ptr + at)
+        i = tl.load(rows_by_code_ptr + at)
         total += tl.load(grad_vectors_ptr + i * d + c, mask=c < d, other=0.0).to(tl.float64)
         if (following != code) | (at + 1 == last):
             if (code != before) & (following != code):

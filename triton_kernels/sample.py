@@ -3,10 +3,11 @@ more where it is to be written out, and the chosen chunk once more; where such r
 each, in two launches.
 
 Rows of 2 to 4 chunks could be held, too, by several warps together. On an H200 (Triton 3.6, float32, 2026-11-26) that
-took 154 us for 8192 dense rows of 2048 categories and 296 us for as many of 4096; to read them again takes 68 and
-142 us, where what has to be moved takes 48 and 96 us at 4.2 TB/s. The machine code says why: 146 and 152 instructions
-an element against 89 and 67, of reductions, scans and changes of layout in which all warps take part; of the other
-dtypes it says the same. What is read again of so short a row, caches can serve: its program has just read it.
+took 154 us for 8192 dense rows of 2048 categories and 296 us for as many of 4096; to read them again took 68 and
+142 us, with these kernels as they were then, where what has to be moved takes 48 and 96 us at 4.2 TB/s. The machine
+code says why: 146 and 152 instructions an element against 89 and 67, of reductions, scans and changes of layout in
+which all warps take part; of the other dtypes it says the same. What is read again of so short a row, caches can serve:
+its program has just read it.
 """
 
 from typing import Any, NamedTuple

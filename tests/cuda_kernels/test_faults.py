@@ -74,7 +74,7 @@ def gradient_of_mixed(shape):
 def best(shape, k):
     def work(device):
         logits = of_experts(shape, torch.float32)
-        logits[0] = torch.tensor([0.0, -0.0]).repeat(shape[-1] // 2)
+        logits[0] = torch.tensor([0.0, -0.0]).repeat(shape[-1])[: shape[-1]]
         return list(device.topk_router(logits, k, False, True))
 
     return work, {}
@@ -159,7 +159,7 @@ WORKS = {
     "gradient of mixed": gradient_of_mixed((40, 10)),
     "best": best((20, 10), 4),
     "best long": best((2, 300), 3),
-    "best in rounds": best((160, 64), 2),
+    "best in rounds": best((80, 300), 2),
     "gradient of best": gradient_of_best((20, 10), 4),
     "gradient of the best of all": gradient_of_best((4, 300), 3, normalize=False),
     "plan": planned((2, 410), 100),  # four rounds to a part
@@ -215,7 +215,13 @@ FAULTS = {
     "row of a thread": ("an odd number of few", WRONG, "sample_few.cuh", "uint64_t(first + r)", "uint64_t(first)"),
     "lane left out": ("medium", WRONG, "weights.cuh", "distance = 1; distance", "distance = 2; distance"),
     # Routers.
-    "uniforms of experts": ("mixed", RACE, "sparse_mixer.cu", f"threadIdx.x % 32);\n  {WARP}", "threadIdx.x % 32);"),
+    "uniforms of experts": (
+        "mixed long",
+        RACE,
+        "sparse_mixer.cu",
+        f"threadIdx.x % 32);\n  {WARP}",
+        "threadIdx.x % 32);",
+    ),
     "stage of experts": (
         "mixed in rounds",
         RACE,

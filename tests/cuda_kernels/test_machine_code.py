@@ -51,6 +51,8 @@ def gradient_of_router(name, *settings):
         state = (index.double(), None) if name.startswith("sparse") else ()
         getattr(device, name)(g, x, index, *state, *settings)
 
+    return work
+
 
 def bernoulli(device, x):
     device.bernoulli(x, seed(), None, 0, 0)

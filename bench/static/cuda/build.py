@@ -89,7 +89,8 @@ def built(architecture: int) -> Build:
     cuda_toolkit.nvcc()
     folder = ROOT / "build/static" / f"sm_{architecture}"
     library = folder / "library.so"
-    sources = [*(path for path in (ROOT / "csrc").rglob("*") if path.is_file()), *HERE.glob("*.cpp"), *HERE.glob("*.h")]
+    text = (path for path in (ROOT / "csrc").rglob("*") if path.is_file() and path.suffix != ".md")
+    sources = [*text, *HERE.glob("*.cpp"), *HERE.glob("*.h")]
     if not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in sources):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
