@@ -12,7 +12,7 @@ import cuda_toolkit
 from bench.__main__ import main
 from bench.static.cuda import code as cuda_code
 from bench.static.gpus import GPU
-from bench.static.specimens import Specimen
+from bench.static.specimens import NOISY, Specimen
 from reinmax_kernels import backends
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -82,7 +82,7 @@ def check_traffic(rows, with_cuda):
     """Each backend's rows, of what moves them once a pass."""
     found = {(row["backend"], row["path"], row["categories"]): row for row in rows}
     for backend in ("triton", "cuda") if with_cuda else ("triton",):
-        for path in cuda_code.RECKONED:
+        for path in set(cuda_code.RECKONED) - set(NOISY):
             row = found[backend, path, 4096]
             assert 1 <= row["bytes_of_least"] <= 1.4, row  # among them each thread's copies of a few numbers
             assert 1 <= row["sectors_of_least"] <= 1.07, row

@@ -10,7 +10,8 @@ from .assembly import kernel, run
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%r2}, {%r3}, {%r4}, {%r5};", "mma is not modelled"),
+        ("wgmma.fence.sync.aligned;", "wgmma is not modelled"),
+        ("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%r2}, {%r3}, {%r4}, {%r5};", "so many registers"),
         ("call.uni vprintf, (%r2);", "the called function is not known"),
         ("add.u32.strange %r2, %r0, 1;", "modifier .strange"),
         ("max.xorsign.abs.f32 %r2, %r3, %r4;", "modifier .xorsign"),
