@@ -14,6 +14,7 @@ from .launches import WARP
 from .specimens import NOISY, Specimen, is_on_chip
 
 TARGET = 90  # one is enough: what a kernel moves is in its source
+TARGET_OF_PRODUCTS = 80  # whose instructions for products of matrices the interpreter knows
 LEAST_ELEMENTS = 4096  # of a shape, for warps and sectors to be full
 WHOLE_ROWS = 4  # occupy a device of one multiprocessor
 OCCUPYING_ROWS, LONG = 132, 16384  # of a large device: several blocks share each of fewer such rows
@@ -36,7 +37,8 @@ class Traffic:
 
 
 def of_triton(specimen: Specimen) -> Traffic:
-    return _of(specimen, lambda processors: _executions("compiled").executed(TARGET, processors=processors))
+    target = TARGET_OF_PRODUCTS if specimen.op.startswith("codebook") else TARGET
+    return _of(specimen, lambda processors: _executions("compiled").executed(target, processors=processors))
 
 
 def of_cuda(specimen: Specimen, build: Build) -> Traffic:

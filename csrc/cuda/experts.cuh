@@ -11,12 +11,8 @@ static_assert(kMostExperts <= contract::kChunk);
 
 constexpr int kNoExpert = kMostExperts;
 
-// Blocks of the routers that a processor has registers for: half of the warps that it holds.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
-constexpr int kRouterBlocks = 24 / kShortWarps;
-#else
-constexpr int kRouterBlocks = 32 / kShortWarps;
-#endif
+// Blocks of the routers that a processor has registers for.
+constexpr int kRouterBlocks = kResidentThreads / (32 * kShortWarps);
 
 // A block's memory for rows that can't be accessed 16 bytes at a time, and are so short that some fit in there.
 template <class T, int kWidth, bool kLong>

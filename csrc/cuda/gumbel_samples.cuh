@@ -2,15 +2,9 @@
 #pragma once
 
 #include "cuda/block.cuh"
+#include "cuda/launch.cuh"
 
 namespace reinmax_kernels::cuda {
-
-// Threads of a processor to have registers for: half of what it holds, whichever that is.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
-constexpr int kResidentThreads = 768;
-#else
-constexpr int kResidentThreads = 1024;
-#endif
 
 // Of a warp: 2^log2 have the categories of a row for one sample, and 2^log2_samples such groups samples of their own.
 struct SampleLanes {

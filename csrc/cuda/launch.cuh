@@ -16,6 +16,14 @@
 namespace reinmax_kernels::cuda {
 
 constexpr int kWarp = 32;
+
+// Threads of a processor for which kernels have registers, at least: half of what it holds, whichever that is.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+constexpr int kResidentThreads = 768;
+#else
+constexpr int kResidentThreads = 1024;
+#endif
+
 constexpr int kOccupyingWarps = 32;  // of a processor: half of what the largest hold, enough to hide memory's latency
 constexpr int kMostDevices = 64;     // whose size is remembered
 

@@ -3,6 +3,7 @@
 
 #include "cuda/dense.cuh"
 #include "cuda/draw.cuh"
+#include "cuda/launch.cuh"
 #include "cuda/warp_chunk.cuh"
 
 namespace reinmax_kernels::cuda {
@@ -10,7 +11,8 @@ namespace reinmax_kernels::cuda {
 constexpr int kMediumRows = 8;  // of a block, and its warps
 
 template <class T, int kWidth, bool kDense>
-__global__ void __launch_bounds__(32 * kMediumRows, 4) sample_medium_kernel(const SampleArguments arguments) {
+__global__ void __launch_bounds__(32 * kMediumRows, kResidentThreads / (32 * kMediumRows))
+    sample_medium_kernel(const SampleArguments arguments) {
   __shared__ NumbersOfRows<T, kDense, kMediumRows> numbers;
   const int thread = threadIdx.x, lane = thread % 32, r = thread / 32;
   const int categories = int(arguments.logits.categories);

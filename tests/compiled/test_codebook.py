@@ -8,6 +8,9 @@ import torch
 from device_results import random, seed
 from ptx import Kind
 
+from bench.static import traffic
+from bench.static.specimens import Specimen
+
 from .execution import executed as run
 
 ROWS, CODES, D = 64, 200, 32
@@ -121,3 +124,10 @@ def test_a_planted_fault_changes_the_results(fault):
         results.append(found if isinstance(found, torch.Tensor) else found[0])
     assert any(are_faulty)
     assert not torch.allclose(*results, atol=1e-2, equal_nan=True)
+
+
+def test_traffic_of_half_types_is_counted():
+    """In `bench static`, which interprets the launches of all its paths."""
+    found = traffic.of_triton(Specimen("codebook_reinmax_backward", 512, 64, torch.bfloat16))
+    assert found.bytes_of_least > 1
+    assert found.sectors_of_least > 1

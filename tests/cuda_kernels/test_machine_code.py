@@ -145,6 +145,7 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(build_for, path, dtype, ar
         # Noise is no work that memory could hold up. Its kernels have no registers for more than four elements, and in
         # one loop both ways to access a row, of which a launch goes one.
         width, share_of_wide = min(WIDE, 4 * 8 * dtype.itemsize), 0.4
+    state = 2 * 8 * (16 + dtype.itemsize) if path == "sparse_mixer_backward" else 0  # bits, of a row's two experts
     tensors = 3 if path.endswith("both") else 2
     if path.startswith(("sample", "bernoulli")) or path in ROUTERS:
         tensors = 1
@@ -159,11 +160,12 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(build_for, path, dtype, ar
                 assert kernel.widths("STG")[width], launch
             for loop in loops(kernel):
                 loaded = sum(each.width for each in loop.instructions if each.operation == "LDG")
-                assert WIDE * wide_loads(loop) >= share_of_wide * loaded
+                assert WIDE * wide_loads(loop) >= share_of_wide * (loaded - state)
 
 
 # Bytes of a multiprocessor, in a loop over a row and in a kernel without one, which asks once: what an H100's memory,
-# 3.35 TB/s for 132 of them, brings in 1.3 us and 1.6 us, more than its latency.
+# 3.35 TB/s for 132 of them, brings in 1.3 us and 1.6 us, more than its latency. For a GeForce's, 1.79 TB/s for 170,
+# less than half of that will do.
 LEAST_UNDER_WAY, LEAST_WITHOUT_A_LOOP = 32 * 1024, 40 * 1024
 
 
@@ -194,6 +196,8 @@ def test_enough_is_under_way(build_for, path, dtype, architecture):
         asked, least = under_way(kernel.instructions), LEAST_WITHOUT_A_LOOP
         if of_loops:
             asked, least = max(of_loops), LEAST_UNDER_WAY
+        if architecture >= 120:
+            least //= 2
         warps = kernel.occupancy(launch.block[0], launch.shared_bytes).warps
         assert 32 * warps * asked >= least, (launch, asked, warps)
 
