@@ -47,7 +47,7 @@ template <class Estimator, class T, Relaxation kRelaxation>
 void backward_short(const BackwardArguments& arguments, Stream stream) {
   const Logits& logits = arguments.logits;
   Lanes group{0};
-  while ((kShortElements<T> << group.log2) < logits.categories) ++group.log2;
+  while ((kShortBackwardElements<T> << group.log2) < logits.categories) ++group.log2;
   const dim3 grid(unsigned(ceil_divide(logits.rows, kShortThreads >> group.log2)));
   const auto kernel = are_packed(arguments) ? backward_short_kernel<Estimator, T, true, kRelaxation>
                                             : backward_short_kernel<Estimator, T, false, kRelaxation>;

@@ -11,10 +11,10 @@ constexpr int kShortThreads = 256;  // of a block
 constexpr int kMostShort = 64;      // categories
 
 template <class T>
-constexpr int kShortElements = std::is_same_v<T, double> ? 2 : 4;  // of a row, to a thread
+constexpr int kShortBackwardElements = std::is_same_v<T, double> ? 2 : 4;  // of a row, to a thread
 
 template <class T>
-constexpr int kTileElements = kShortThreads * kShortElements<T>;  // of a block
+constexpr int kTileElements = kShortThreads * kShortBackwardElements<T>;  // of a block
 
 // What a thread moves of a tile, between global and shared memory: a wide access, and of the last elements one.
 template <class T>
@@ -103,23 +103,24 @@ __global__ void __launch_bounds__(kShortThreads, 4)
     state.load(arguments, here ? first + row : first);
     if (threadIdx.x < rows) softmax_of[threadIdx.x] = Softmax<Real>(arguments.log_sum_exp[first + threadIdx.x]);
   };
-  Operands<Real, 1> at[kShortElements<T>];
+  Operands<Real, 1> at[kShortBackwardElements<T>];
   if constexpr (kStaged) {
     tile.fill(arguments, first * categories, rows * categories, load_state);
     __syncthreads();
     const Row<unsigned char> mask(arguments.logits.mask, number);
 #pragma unroll
-    for (int e = 0; e < kShortElements<T>; ++e) at[e] = tile.load(arguments, mask, start, position(e), inside(e));
+    for (int e = 0; e < kShortBackwardElements<T>; ++e)
+      at[e] = tile.load(arguments, mask, start, position(e), inside(e));
   } else {
     const Upstream<T> upstream(arguments, number);
     const auto clamped = [&](int e) { return min(position(e), categories - 1); };
-    StoredOperands<T, 1> stored[kShortElements<T>];
+    StoredOperands<T, 1> stored[kShortBackwardElements<T>];
     upstream.template load_side_by_side<true>(stored, clamped);
     load_state();
     __syncthreads();
     upstream.apply_mask(stored, clamped);
 #pragma unroll
-    for (int e = 0; e < kShortElements<T>; ++e) {
+    for (int e = 0; e < kShortBackwardElements<T>; ++e) {
       if (!inside(e)) stored[e].x.fill(minus_infinity<T>());
       at[e] = upstream.template operands<true>(stored[e]);
     }
@@ -133,14 +134,14 @@ __global__ void __launch_bounds__(kShortThreads, 4)
     sums.largest = largest_of(group, sums.largest);
   }
 #pragma unroll
-  for (int e = 0; e < kShortElements<T>; ++e) {
+  for (int e = 0; e < kShortBackwardElements<T>; ++e) {
     sums.add(at[e], of);
     sums.template take_drawn<Estimator>(at[e], position(e), state.drawn, of);
   }
   sums.template combine<Estimator::kTakesGradDrawn>(group, arguments.grad_probs.data != nullptr);
   const Gradient<Estimator, Real, kRelaxation> gradient(of, sums);
 #pragma unroll
-  for (int e = 0; e < kShortElements<T>; ++e) {
+  for (int e = 0; e < kShortBackwardElements<T>; ++e) {
     const int j = position(e);
     if (!inside(e)) continue;
     const T result = rounded<T>(gradient(at[e], j, state.drawn)[0]);

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kBitThreads, kResidentThreads / kBitThreads)
     bernoulli_kernel(const BernoulliArguments arguments) {
   using Real = Computed<T>;
   constexpr int kWidth = kWidest<T>;
-  const Share<T> share(arguments);
+  const BitsOfThread<T> share(arguments);
   if (share.here <= 0) return;
   const auto x = share.load_logits();
   const auto u = uniforms_of_bits<kWidth>(arguments.noise, share.first, share.here);

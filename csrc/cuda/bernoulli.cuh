@@ -12,7 +12,7 @@ constexpr int kBitThreads = 256;  // of a block
 
 // The adjacent elements that a thread has: one access of 16 bytes, of which the last ones may not be there.
 template <class T>
-struct Share {
+struct BitsOfThread {
   using Real = Computed<T>;
   static constexpr int kWidth = kWidest<T>;
 
@@ -20,7 +20,7 @@ struct Share {
   int64_t first;
   int here;  // none where not positive
 
-  __device__ __forceinline__ explicit Share(const BernoulliArguments& arguments)
+  __device__ __forceinline__ explicit BitsOfThread(const BernoulliArguments& arguments)
       : arguments(arguments), first((int64_t(blockIdx.x) * kBitThreads + threadIdx.x) * kWidth) {
     here = int(min(arguments.count - first, int64_t{kWidth}));
   }

@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kBitThreads, kResidentThreads / kBitThreads)
     bernoulli_backward_kernel(const BernoulliArguments arguments) {
   using Real = Computed<T>;
   constexpr int kWidth = kWidest<T>;
-  const Share<T> share(arguments);
+  const BitsOfThread<T> share(arguments);
   if (share.here <= 0) return;
   Pack<float, kWidth> u;  // first, while there is nothing else to keep in registers
   u.fill(0);
