@@ -1,5 +1,3 @@
-"""What needs a GPU: run by `make gpu`, skipped where there is none."""
-
 import pytest
 import torch
 

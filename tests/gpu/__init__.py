@@ -1,0 +1,1 @@
+"""What needs a GPU: run by `make gpu`, skipped where there is none."""
