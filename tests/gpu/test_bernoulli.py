@@ -11,6 +11,8 @@ import reinmax_kernels
 from reinmax_kernels import bernoulli
 from reinmax_kernels.bernoulli import ESTIMATORS
 
+from .concurrency import assert_replays, assert_streams_do_not_meet
+
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 4e-6, torch.float64: 1e-13}
 
 
@@ -108,36 +110,12 @@ def test_a_graph_replays_forward_and_backward(device, count, estimator):
         bits, probs = bernoulli(logits, estimator, 0.9, seed=seed)
         return bits, probs, *torch.autograd.grad(bits, logits, g)
 
-    side = torch.cuda.Stream()  # compiled, and autograd warmed up, on the stream of a capture
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    for value in (1, 2):
-        seed.fill_(value)
-        with torch.no_grad():
-            logits.normal_()
-        graph.replay()
-        for found, expected in zip(captured, step(), strict=True):
-            assert torch.equal(found, expected)
+    assert_replays(step, lambda: (seed.add_(1), logits.normal_()))
 
 
 def test_two_streams_at_once(device):
     logits = [torch.randn(2**22, device=device) for _ in range(2)]
-    expected = [bernoulli(x, seed=3)[0] for x in logits]
-    streams = [torch.cuda.Stream() for _ in logits]
-    torch.cuda.synchronize()
-    for _ in range(20):
-        drawn = []
-        for x, stream in zip(logits, streams, strict=True):
-            with torch.cuda.stream(stream):
-                drawn.append(bernoulli(x, seed=3)[0])
-        torch.cuda.synchronize()
-        for bits, reference in zip(drawn, expected, strict=True):
-            assert torch.equal(bits, reference)
+    assert_streams_do_not_meet(lambda x: bernoulli(x, seed=3)[0], logits)
 
 
 def test_more_than_2_31_elements(device, estimator):

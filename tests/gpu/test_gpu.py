@@ -14,6 +14,8 @@ from test_contract import NAMES, vector
 import reinmax_kernels
 from reinmax_kernels import codebook_lookup, gumbel_rao, reinmax, routing, sample
 
+from .concurrency import assert_replays, assert_streams_do_not_meet
+
 HALF = [torch.float16, torch.bfloat16]
 DTYPES = [*HALF, torch.float32, torch.float64]
 SHAPES = [(7, 1), (300, 2), (33, 3), (100, 10), (16, 64), (9, 255), (4, 1024), (3, 2049), (5, 9000), (2, 40000)]
@@ -196,15 +198,7 @@ def test_load_balance_loss(device, experts):
 
 def test_a_graph_replays_a_plan_of_other_assignments(device):
     index = torch.randint(64, (20_000, 2), device=device)
-    routing.dispatch_plan(index, 64)  # compiled before the capture
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = routing.dispatch_plan(index, 64)
-    for _ in range(3):
-        index.random_(64)
-        graph.replay()
-        for found, expected in zip(captured, routing.dispatch_plan(index, 64), strict=True):
-            assert torch.equal(found, expected)
+    assert_replays(lambda: routing.dispatch_plan(index, 64), lambda: index.random_(64))
 
 
 @pytest.mark.parametrize("experts", [10, 64, 300])
@@ -301,31 +295,13 @@ def test_a_graph_replays_a_lookup(device, name):
         vectors, index = codebook_lookup(*leaves, 0.9, seed=seed, estimator=name)
         return vectors, index, *torch.autograd.grad(vectors, leaves, v)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    for value in (1, 2):
-        seed.fill_(value)
-        graph.replay()
-        assert all(map(torch.equal, captured, step()))
+    assert_replays(step, lambda: seed.add_(1))
 
 
 @pytest.mark.parametrize("shape", [(512, 10), (64, 3000), (2, 100_000)])
 def test_a_graph_replays_with_another_seed(device, shape):
     logits, seed = torch.randn(shape, device=device), torch.tensor([1], device=device)
-    sample(logits, seed=seed)  # compiled before the capture
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        index = sample(logits, seed=seed)
-    for value in (1, 2, 3):
-        seed.fill_(value)
-        graph.replay()
-        assert torch.equal(index, sample(logits, seed=value))
+    assert_replays(lambda: (sample(logits, seed=seed),), lambda: seed.add_(1))
 
 
 @pytest.mark.parametrize("shape", [(512, 10), (64, 3000), (2, 100_000)])
@@ -338,36 +314,12 @@ def test_a_graph_replays_forward_and_backward(device, shape, estimator):
         one_hot, probs = estimator(logits, 0.9, seed=seed)
         return one_hot, probs, *torch.autograd.grad(one_hot, logits, g)
 
-    side = torch.cuda.Stream()  # compiled, and autograd warmed up, on the stream of a capture
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    for value in (1, 2):
-        seed.fill_(value)
-        with torch.no_grad():
-            logits.normal_()
-        graph.replay()
-        for found, expected in zip(captured, step(), strict=True):
-            assert torch.equal(found, expected)
+    assert_replays(step, lambda: (seed.add_(1), logits.normal_()))
 
 
 def test_two_streams_at_once(device):
     logits = [torch.randn(256, 50_000, device=device) for _ in range(2)]
-    expected = [sample(x, seed=3) for x in logits]
-    streams = [torch.cuda.Stream() for _ in logits]
-    torch.cuda.synchronize()
-    for _ in range(20):
-        drawn = []
-        for x, stream in zip(logits, streams, strict=True):
-            with torch.cuda.stream(stream):
-                drawn.append(sample(x, seed=3))
-        torch.cuda.synchronize()
-        for index, reference in zip(drawn, expected, strict=True):
-            assert torch.equal(index, reference)
+    assert_streams_do_not_meet(lambda x: sample(x, seed=3), logits)
 
 
 def test_more_than_2_31_elements(device):
