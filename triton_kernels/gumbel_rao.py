@@ -132,7 +132,8 @@ def gumbel_rao_backward(
     up = Upstream(*operands, index.contiguous(), log_sum_exp.contiguous(), inner)
     stream, is_one = stream_of(seed, rows, offset, row_offset)
     # Logarithms and exponentials of doubles need many registers, and hide what latency there is.
-    resident = launch.FEW if logits.dtype == torch.float64 else launch.HALF
+    is_double = logits.dtype == torch.float64
+    resident = launch.FEW if is_double else launch.HALF
     if categories == 2:
         calls = min(launch.next_power_of_2(launch.cdiv(num_samples, 4)), _MOST_CALLS)
         shape = {"ONE_SEED": is_one, "ROWS": 32 * WARPS // calls, "CALLS": calls}
@@ -141,7 +142,8 @@ def gumbel_rao_backward(
         launch.run(gumbel_rao_of_two_kernel, grid, WARPS, device, *arguments, **shape, resident=resident)
         return grad_logits
     elements = launch.elements_per_thread("noise", categories, logits.dtype)
-    tile = launch.tile(max(categories, 4), elements)
+    # A thread of 32 warps has 64 registers at most, too few for them.
+    tile = launch.tile(max(categories, 4), elements, 16 if is_double else launch.MOST_WARPS)
     if tile is not None:
         arguments = (up, tau, grad_logits, stream, num_samples, rows, row.multiple(categories))
         shape = {"ONE_SEED": is_one, "ROWS": tile.rows, "BLOCK": tile.block}

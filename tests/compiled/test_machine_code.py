@@ -26,8 +26,8 @@ COMPUTING = {  # kernels that make noise, of which each element costs a hundred 
     "gumbel_rao_sums_kernel",
     "gumbel_rao_long_kernel",
 }
-# AMD's 102 scalar registers don't hold all else beside the constants of doubles' logarithms and exponentials. So many
-# lie in lanes of vector registers, which is no memory.
+# AMD's 102 scalar registers don't hold all that these loops over doubles use: constants of logarithms and exponentials,
+# arguments. So many lie in lanes of vector registers, which is no memory.
 MOST_LANES_OF_SCALARS = {"gumbel_rao_sums_kernel": 40, "gumbel_rao_long_kernel": 32}
 # Of what holds tiles of products, a quarter of the threads is resident.
 TILED = {"codebook_sums_kernel", "codebook_gradient_kernel"}
