@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import contract, elements, launch, noise, row
 from .elements import Elements
-from .gumbel_weights import base_and_factor, slope_of_two
+from .gumbel_weights import base, slope_of_two
 from .stream import NO_STREAM, Stream, position, stream_of
 from .upstream import inverse_of
 
@@ -177,8 +177,8 @@ def _gumbel_softmax(at, u, inverse_tau, TEMPERED: tl.constexpr):
     """The same, with s a sigmoid of noisy logits given the bit."""
     other = _probability(at.other, at.likely, at.unlikely)
     # The logarithm of a probability near 1 is taken for 0.
-    base, factor = base_and_factor(other, tl.minimum(at.other, 0.0), inverse_tau, TEMPERED)
-    return slope_of_two(base, factor, u, inverse_tau, TEMPERED) * inverse_tau
+    of_other = base(other, tl.minimum(at.other, 0.0), TEMPERED)
+    return slope_of_two(of_other, u, inverse_tau, TEMPERED) * inverse_tau
 
 
 def bernoulli(logits: Tensor, seed: Tensor, mask: Tensor | None, offset: int, row_offset: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import launch, noise, row
 from .gumbel_rao_long import WARPS, launch_long
-from .gumbel_weights import base_and_factor_of_logits, log_uniform_of, relative_weight, slope_of_two
+from .gumbel_weights import base_of_logits, log_uniform_of, relative_weight, slope_of_two
 from .stream import Stream, stream_of
 from .upstream import Upstream, inverse_of, load, probability
 
@@ -42,13 +42,13 @@ def gumbel_rao_tile_kernel(
     here = i < rows
     inside = here[:, None] & (j < categories)
     x, g, h = load(up, i[:, None], j, inside)
-    index = tl.load(up.index + i, mask=here, other=0)
+    index = tl.load(up.index + i, mask=here, other=0).to(tl.int32)
     log_sum_exp = tl.load(up.log_sum_exp + i, mask=here, other=0.0)[:, None]
     is_drawn = j == index[:, None]
     inverse_tau = tl.full((), 1.0, x.dtype)
     if tau_ptr is not None:
         inverse_tau = inverse_of(tl.load(tau_ptr), x.dtype)
-    base, factor = base_and_factor_of_logits(x, log_sum_exp, inverse_tau, tau_ptr is not None)
+    base = base_of_logits(x, log_sum_exp, tau_ptr is not None)
     source = noise.source(stream, i[:, None], here[:, None], ONE_SEED)
     quads = tl.arange(0, BLOCK // 4).to(tl.uint32)[None, :]
     pi = probability(x, log_sum_exp)
@@ -61,7 +61,7 @@ def gumbel_rao_tile_kernel(
             log_u_drawn = log_uniform_of(index[:, None], sample, source, x.dtype)
         else:
             log_u_drawn = tl.sum(tl.where(is_drawn, log_u, 0.0), 1)[:, None]
-        weight = relative_weight(log_u, log_u_drawn, base, factor, is_drawn, inverse_tau, tau_ptr is not None)
+        weight = relative_weight(log_u, log_u_drawn, base, is_drawn, inverse_tau, tau_ptr is not None)
         scale = (1.0 / tl.sum(weight, 1))[:, None]
         total += weight * (scale * share) * (g - tl.sum(weight * g, 1)[:, None] * scale)
     at = tl.arange(0, ROWS)[:, None] * categories + j
@@ -93,14 +93,14 @@ def gumbel_rao_of_two_kernel(
     inverse_tau = tl.full((), 1.0, x.dtype)
     if tau_ptr is not None:
         inverse_tau = inverse_of(tl.load(tau_ptr), x.dtype)
-    base, factor = base_and_factor_of_logits(x, log_sum_exp, inverse_tau, tau_ptr is not None)
+    base = base_of_logits(x, log_sum_exp, tau_ptr is not None)
     source = noise.source(stream, i[:, None], here[:, None], ONE_SEED)
     total = tl.zeros([ROWS, CALLS], x.dtype)
     for start in range(0, samples, 4 * CALLS):
         calls = start // 4 + tl.arange(0, CALLS)[None, :]
         us = noise.uniforms(tl.zeros([ROWS, CALLS], tl.uint32), calls.to(tl.uint32), source, x.dtype)
         for word in tl.static_range(4):
-            slope = slope_of_two(base[:, None], factor[:, None], us[word], inverse_tau, tau_ptr is not None)
+            slope = slope_of_two(base[:, None], us[word], inverse_tau, tau_ptr is not None)
             total += tl.where(4 * calls + word < samples, slope, 0.0)
     through_sample = tl.sum(total, 1) * (g - g_drawn) * (inverse_tau / tl.cast(samples, x.dtype))
     through_probs = probability(x, log_sum_exp) * probability(x_drawn, log_sum_exp) * (h - h_drawn)
@@ -132,7 +132,8 @@ def gumbel_rao_backward(
     up = Upstream(*operands, index.contiguous(), log_sum_exp.contiguous(), inner)
     stream, is_one = stream_of(seed, rows, offset, row_offset)
     # Logarithms and exponentials of doubles need many registers, and hide what latency there is.
-    resident = launch.FEW if logits.dtype == torch.float64 else launch.HALF
+    is_double = logits.dtype == torch.float64
+    resident = launch.FEW if is_double else launch.HALF
     if categories == 2:
         calls = min(launch.next_power_of_2(launch.cdiv(num_samples, 4)), _MOST_CALLS)
         shape = {"ONE_SEED": is_one, "ROWS": 32 * WARPS // calls, "CALLS": calls}
@@ -141,7 +142,8 @@ def gumbel_rao_backward(
         launch.run(gumbel_rao_of_two_kernel, grid, WARPS, device, *arguments, **shape, resident=resident)
         return grad_logits
     elements = launch.elements_per_thread("noise", categories, logits.dtype)
-    tile = launch.tile(max(categories, 4), elements)
+    # A thread of 32 warps has 64 registers at most, too few for them.
+    tile = launch.tile(max(categories, 4), elements, 16 if is_double else launch.MOST_WARPS)
     if tile is not None:
         arguments = (up, tau, grad_logits, stream, num_samples, rows, row.multiple(categories))
         shape = {"ONE_SEED": is_one, "ROWS": tile.rows, "BLOCK": tile.block}

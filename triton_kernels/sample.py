@@ -327,8 +327,9 @@ def sample_long_kernel(
             else:
                 chunk_largest = row.load_once(scratch.largest + i * count + chunk, CHUNKS).to(tl.float32)
                 chunk_total = row.load_once(scratch.total + i * count + chunk, CHUNKS)
-            target = contract.scale_uniform(element_uniform, chunk_total)
-            target = tl.where(total > 0, target, -1)  # which all sums exceed: index 0
+            known = tl.where(total > 0, chunk_total, 0)
+            target = contract.scale_uniform(element_uniform, known)
+            target = tl.where(known > 0, target, -1)  # which all sums exceed: index 0
             index = _draw_from_chunk(logits, mask, i, chunk, chunk_largest, target, categories, inner)
             tl.store(out.index + i, index.to(tl.int64))
             if out.probs is not None:
@@ -399,16 +400,17 @@ def _launch_long(
     logits, (_, _, probs, log_sum_exp) = operands[0], operands[-1]
     is_double, is_dense = logits.data.dtype == torch.float64, probs is not None
     # A chunk at a time, which one warp does best as long as its registers suffice: to write, too, if the addresses are
-    # few, of 8 elements each.
+    # few, of 8 elements each. Doubles take two, and as many more to sum their exponentials beside the weights.
     has_many_addresses = is_dense and min(row.widest_access(each) for each in (logits, row.contiguous(probs))) < 8
-    warps = (2 if has_many_addresses or count > 32 else 1) * (2 if is_double else 1)
+    sums_doubles = is_double and log_sum_exp is not None
+    warps = (2 if has_many_addresses or sums_doubles or count > 32 else 1) * (2 if is_double else 1)
     per_part = min(launch.blocks_per_part(rows, count, warps, device), _MOST_CHUNKS)
     parts = launch.cdiv(count, per_part)
 
     def scratch(dtype: torch.dtype) -> Tensor:
         return torch.empty((rows, count) if parts > 1 else 0, dtype=dtype, device=device)
 
-    of_chunks = scratch(torch.float64) if is_double and log_sum_exp is not None else None
+    of_chunks = scratch(torch.float64) if sums_doubles else None
     largest = scratch(torch.float32 if is_double else logits.data.dtype)
     chunks = Chunks(largest, scratch(torch.int64), of_chunks)
 

@@ -25,6 +25,7 @@ class Figures:
     registers: int
     spilled_bytes: int  # stored to local memory and loaded from there by a thread
     shared_bytes: int
+    lanes_of_scalars: int = 0  # of AMD's vector registers, which hold scalars that scalar registers can't: no memory
     occupancy: float | None = None
     load_bits: dict[int, int] | None = None  # how many instructions there are of each width
     store_bits: dict[int, int] | None = None
@@ -129,6 +130,7 @@ def _of_amd(compiled: Any) -> Figures:
             raise ValueError(f"the assembly does not tell {key}")
         return int(match[1])
 
-    spilled = 4 * (number(".vgpr_spill_count") + number(".sgpr_spill_count"))
-    private = number(".private_segment_fixed_size")
-    return Figures(number(".vgpr_count"), max(spilled, private), compiled.metadata.shared)
+    # Scalars are spilled to lanes of vector registers; those that find none are in the private segment.
+    spilled = max(4 * number(".vgpr_spill_count"), number(".private_segment_fixed_size"))
+    lanes = number(".sgpr_spill_count")
+    return Figures(number(".vgpr_count"), spilled, compiled.metadata.shared, lanes_of_scalars=lanes)

@@ -12,6 +12,7 @@ from .execution import executed
 
 CASES = [
     *device_traffic.CASES,
+    Specimen("sample", 1, 65536, processors=132),
     Specimen("gapped_straight_through_backward", 1, 4096, processors=None),
     Specimen("gapped_straight_through_backward", 1, 32768, torch.bfloat16, processors=None),
     Specimen("gapped_straight_through_backward", 1, 32768, torch.bfloat16, processors=132),
