@@ -104,10 +104,11 @@ REINMAX_CONTRACT typename Simd::Float exp2_of_fraction(const typename Simd::Floa
 template <int kScaleBits, class Simd>
 REINMAX_CONTRACT typename Simd::Float exp2(const typename Simd::Float& exponent) {
   constexpr int kBias = 127 + kScaleBits;  // what n needs to be the exponent field of 2^(n + kScaleBits)
-  constexpr float kMagic = kRoundingMagic + (kBias & ~1);  // even, so that ties round as they do without it
+  // Even, so that ties round as they do without it.
+  const auto magic = Simd::broadcast(kRoundingMagic + (kBias & ~1));
   const auto t = Simd::at_least(float(-kBias), exponent);  // an exponent field of 0 makes the product 0
-  const auto rounded = t + kMagic;
-  const auto f = t - (rounded - kMagic);
+  const auto rounded = t + magic;
+  const auto f = t - (rounded - magic);
   return exp2_of_fraction<Simd>(f) * Simd::template power_of_two<kBias & 1>(rounded);
 }
 

@@ -60,24 +60,26 @@ class CategoryLanes {
 
   // What an estimator makes of each logit and needs again in the pass after: kept where it costs no memory, made anew
   // where it would. To be asked for by that pass or before it: gradients may take its place.
-  REINMAX_MEMBER void keep(const Position<Real>& at, const Vector& v) {
+  template <class Logit>
+  REINMAX_MEMBER void keep(const Position<Real, Logit>& at, const Vector& v) {
     if (at.slot < kept_slots_) v.store(kept_ + at.slot);
   }
 
-  template <class Function>
-  REINMAX_MEMBER Vector kept(const Position<Real>& at, const Function& function) const {
-    return at.slot < kept_slots_ ? Vector::load(kept_ + at.slot) : function(at.logit);
+  template <class Logit, class Function>
+  REINMAX_MEMBER Vector kept(const Position<Real, Logit>& at, const Function& function) const {
+    if (__builtin_expect(at.slot < kept_slots_, 1)) return Vector::load(kept_ + at.slot);
+    return function(at.logit());
   }
 
   template <class Function>
   REINMAX_MEMBER Real kept(const DrawnPosition<Real>& drawn, const Function& function) const {
-    return index_ < kept_slots_ ? kept_[index_] : function(Vector::broadcast(drawn.logit)).first();
+    return index_ < kept_slots_ ? kept_[index_] : function(Vector::broadcast(drawn.logit())).first();
   }
 
   // Runs the body at every position, and sums what it adds to `sums`.
   template <int kSums, class Body>
   Sums<Real, kSums> reduce(Body body) {
-    return pass<kSums, false>([&](const Position<Real>& at, auto* sums) REINMAX_LAMBDA {
+    return pass<kSums, false>([&](const auto& at, auto* sums) REINMAX_LAMBDA {
       body(at, sums);
       return Vector{};
     });
@@ -91,6 +93,7 @@ class CategoryLanes {
 
   // Of a short row found while the row before it is worked on, which would wait for it otherwise.
   Real largest_logit() {
+    finds_largest_ = true;
     const Real result = row_ == row_ahead_ ? largest_ahead_ : largest_of_row(row_);
     if (is_short() && row_ + 1 < end_) {
       row_ahead_ = row_ + 1;
@@ -163,41 +166,64 @@ class CategoryLanes {
   // Rows of this length and longer use up elements faster than the processor foresees them.
   static constexpr int64_t kFetched = 128;
 
-  // Fetches what lies a chunk after the vector at i.
+  // How many elements after the one at hand a pass fetches from memory; 0: none.
+  struct Ahead {
+    int64_t logits, gradient;
+  };
+
+  // Fetches the vector at i.
   template <bool kReals>
-  REINMAX_INLINE void fetch_after(const Elements<Real>& elements, int64_t i) {
+  REINMAX_INLINE void fetch(const Elements<Real>& elements, int64_t i) {
     constexpr int64_t kCacheLine = 64, kLines = kLanes * sizeof(Real) / kCacheLine;
     const int64_t element_bytes = kReals ? sizeof(Real) : size_of(elements.dtype);
-    const char* after = static_cast<const char*>(elements.data) + (i + kChunk) * element_bytes;
+    const char* at = static_cast<const char*>(elements.data) + i * element_bytes;
     // Of elements of two bytes each line twice: a number of lines that the compiler does not know would be a loop.
-    for (int64_t line = 0; line < kLines; ++line) __builtin_prefetch(after + line * (kLanes / kLines) * element_bytes);
+    for (int64_t line = 0; line < kLines; ++line) __builtin_prefetch(at + line * (kLanes / kLines) * element_bytes);
   }
 
   // kReals: no dtype is asked for at every vector.
   template <bool kReals, bool kWrite, class Body, class Sum>
-  REINMAX_MEMBER void run(const Chunk& chunk, bool fetch, Body& body, Sum* sums) {
+  REINMAX_MEMBER void run(const Chunk& chunk, const Ahead& ahead, Body& body, Sum* sums) {
     const auto& [first, n, x, g, h, result] = chunk;
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
-      if (fetch) fetch_after<kReals>(x, i);
-      if (fetch) fetch_after<kReals>(g, i);
-      const auto at = Position<Real>::of(x.template load_as<kReals>(i), g.template load_as<kReals>(i),
-                                         h.template load_as<kReals>(i), first + i);
+      if (ahead.logits != 0) fetch<kReals>(x, i + ahead.logits);
+      if (ahead.gradient != 0) fetch<kReals>(g, i + ahead.gradient);
+      const auto logit = [&] { return x.template load_as<kReals>(i); };
+      const auto at = position<Real>(logit, g.template load_as<kReals>(i), h.template load_as<kReals>(i), first + i);
       const Vector v = body(at, sums);
       if (kWrite) result.template store_as<kReals>(i, v);
     }
     if (i < n) {
-      const auto at = Position<Real>::of(x.load_first(i, n - i, kMinusInfinity<Real>), g.load_first(i, n - i, Real(0)),
-                                         h.load_first(i, n - i, Real(0)), first + i);
+      const auto logit = [&] { return x.load_first(i, n - i, kMinusInfinity<Real>); };
+      const auto at =
+          position<Real>(logit, g.load_first(i, n - i, Real(0)), h.load_first(i, n - i, Real(0)), first + i);
       const Vector v = body(at, sums);
       if (kWrite) result.store_first(i, n - i, v);
     }
+  }
+
+  Ahead ahead_of_pass() const {
+    if (arguments_.logits.categories < kFetched || (seen_ && is_short())) return {0, 0};
+    return {kChunk, kChunk};
+  }
+
+  // Of a long row it may need no logits. If the next row's largest will be looked for first, it fetches those: to find
+  // a largest waits for memory, which is idle while this pass waits for a cache.
+  Ahead ahead_of_last_pass() const {
+    Ahead result = ahead_of_pass();
+    if (is_short() || kept_slots_ == 0) return result;
+    const Rows& logits = arguments_.logits.values;
+    const bool next = finds_largest_ && row_ + 1 < end_;
+    result.logits = next ? logits.offset(row_ + 1) - logits.offset(row_) : 0;
+    return result;
   }
 
   template <int kSums, bool kWrite, class Body>
   Sums<Real, kSums> pass(Body body) {
     const Logits& logits = arguments_.logits;
     Register<Real> total[kSums > 0 ? kSums : 1] = {};
+    const Ahead ahead = kWrite && seen_ ? ahead_of_last_pass() : ahead_of_pass();
     for (int64_t first = 0; first < logits.categories; first += kChunk) {
       const int64_t n = logits.categories - first < kChunk ? logits.categories - first : kChunk;
       const Chunk chunk{first,
@@ -206,16 +232,15 @@ class CategoryLanes {
                         gradient_chunk(arguments_.grad_one_hot, first, n, grad_one_hot_),
                         gradient_chunk(arguments_.grad_probs, first, n, grad_probs_),
                         results(first)};
-      const bool fetch = n >= kFetched && !seen_;
       Sums<LaneSum<Real>, kSums> sums;  // chunk by chunk, so that rounding does not grow with the row
       if (sizeof(Real) == sizeof(double) || chunk.holds_reals()) {
-        run<true, kWrite>(chunk, fetch, body, sums.values);
+        run<true, kWrite>(chunk, ahead, body, sums.values);
       } else {
-        run<false, kWrite>(chunk, fetch, body, sums.values);
+        run<false, kWrite>(chunk, ahead, body, sums.values);
       }
       for (int k = 0; k < kSums; ++k) total[k] += sums[k].value;
     }
-    seen_ = is_short();
+    seen_ = true;
     Sums<Real, kSums> result;
     for (int k = 0; k < kSums; ++k) result.values[k] = sum<Real>(total[k]);
     return result;
@@ -229,7 +254,8 @@ class CategoryLanes {
   const int64_t end_;
   int64_t row_ = 0, index_ = 0, row_ahead_ = -1;
   Real largest_ahead_ = 0;
-  bool seen_ = false;  // and so it lies in the cache
+  bool finds_largest_ = false;
+  bool seen_ = false;  // a pass was made over it
   Real* kept_ = nullptr;
   int64_t kept_slots_ = 0;
   uint64_t noise_number_ = 0, noise_key_ = 0;

@@ -13,11 +13,11 @@ REINMAX_INLINE void gapped_straight_through(Row& row, double tau, double gap) {
   const auto weight = [&](const Vector& logit)
                           REINMAX_LAMBDA { return Simd<Real>::exp(minimum(logit - largest, lowered) * inverse_tau); };
   const auto sums = row.template reduce<2 + kGradProbs>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
-    const Vector w = weight(at.logit);
+    const Vector w = weight(at.logit());
     row.keep(at, w);
     sum[0] += w;
     sum[1] += w * at.grad_one_hot;
-    if constexpr (kGradProbs) sum[2] += row.probability(at.logit) * at.grad_probs;
+    if constexpr (kGradProbs) sum[2] += row.probability(at.logit()) * at.grad_probs;
   });
   const auto drawn = row.drawn();
   const auto excess = row.kept(drawn, weight) - Real(1);
@@ -27,7 +27,7 @@ REINMAX_INLINE void gapped_straight_through(Row& row, double tau, double gap) {
   const auto gradient = [&](const auto& at, const auto& w, const auto& grad_one_hot) REINMAX_LAMBDA {
     const auto through_sample = w * (grad_one_hot - centre) * share;
     if constexpr (!kGradProbs) return through_sample;
-    return through_sample + row.probability(at.logit) * (at.grad_probs - sums[1 + kGradProbs]);
+    return through_sample + row.probability(at.logit()) * (at.grad_probs - sums[1 + kGradProbs]);
   };
   row.template write<0>([&](const auto& at, auto*) REINMAX_LAMBDA {
     const Vector w = row.kept(at, weight);

@@ -82,11 +82,11 @@ REINMAX_INLINE void gumbel_softmax(Row& row, const BackwardArguments& arguments,
   const auto drawn_logarithm = row.drawn_logarithm(weights);
   const auto sums = row.template reduce<2 + kGradProbs>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
     const Vector w = power.weight(log(Vector::load(weights + at.slot)), drawn_logarithm,
-                                  power.probability(row, at.logit), power.factor(row, at.logit));
+                                  power.probability(row, at.logit()), power.factor(row, at.logit()));
     w.store(weights + at.slot);
     sum[0] += w;
     sum[1] += w * at.grad_one_hot;
-    if constexpr (kGradProbs) sum[2] += row.probability(at.logit) * at.grad_probs;
+    if constexpr (kGradProbs) sum[2] += row.probability(at.logit()) * at.grad_probs;
   });
   const auto drawn = row.drawn();
   const auto excess = row.drawn_of(weights) - Real(1);
@@ -96,7 +96,7 @@ REINMAX_INLINE void gumbel_softmax(Row& row, const BackwardArguments& arguments,
   const auto gradient = [&](const auto& at, const auto& w, const auto& grad_one_hot) REINMAX_LAMBDA {
     const auto through_sample = w * (grad_one_hot - centre) * share;
     if constexpr (!kGradProbs) return through_sample;
-    return through_sample + row.probability(at.logit) * (at.grad_probs - sums[1 + kGradProbs]);
+    return through_sample + row.probability(at.logit()) * (at.grad_probs - sums[1 + kGradProbs]);
   };
   row.template write<0>([&](const auto& at, auto*) REINMAX_LAMBDA {
     const Vector w = Vector::load(weights + at.slot);
@@ -127,11 +127,11 @@ REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, voi
   const int64_t slots = row.slots(), samples = arguments.noise.samples;
   const GumbelArrays<Real> arrays(scratch, slots);
   const auto centre_of_probs = row.template reduce<1>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
-    power.probability(row, at.logit).store(arrays.probability + at.slot);
-    if (Power::kFactor) power.factor(row, at.logit).store(arrays.factor + at.slot);
+    power.probability(row, at.logit()).store(arrays.probability + at.slot);
+    if (Power::kFactor) power.factor(row, at.logit()).store(arrays.factor + at.slot);
     at.grad_one_hot.store(arrays.gradient + at.slot);
     Vector{}.store(arrays.total + at.slot);
-    sum[0] += row.probability(at.logit) * at.grad_probs;
+    sum[0] += row.probability(at.logit()) * at.grad_probs;
   })[0];
   row.set_drawn_of(Power::kFactor ? arrays.factor : arrays.probability, 0);
   const auto drawn = row.drawn();
@@ -164,7 +164,7 @@ REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, voi
   }
   const Real scale = inverse_of<Real>(arguments.tau) / Real(samples);
   const auto gradient = [&](const auto& at, const auto& total) REINMAX_LAMBDA {
-    return total * scale + row.probability(at.logit) * (at.grad_probs - centre_of_probs);
+    return total * scale + row.probability(at.logit()) * (at.grad_probs - centre_of_probs);
   };
   row.template write<0>([&](const auto& at, auto*)
                             REINMAX_LAMBDA { return gradient(at, Vector::load(arrays.total + at.slot)); });
@@ -179,7 +179,7 @@ REINMAX_INLINE void gumbel_rao_of_two(Row& row, const BackwardArguments& argumen
   constexpr int64_t kTogether = 64;  // summed by themselves, so that rounding does not grow with the samples
   const int64_t samples = arguments.noise.samples;
   const auto drawn = row.drawn(), other = row.other_of_two();
-  const auto slope_at = slope(row, other.logit);
+  const auto slope_at = slope(row, other.logit());
   Vector total{};
   for (int64_t first = 0; first < samples; first += kTogether) {
     const int64_t end = first + kTogether < samples ? first + kTogether : samples;
@@ -193,7 +193,7 @@ REINMAX_INLINE void gumbel_rao_of_two(Row& row, const BackwardArguments& argumen
   }
   const Real scale = inverse_of<Real>(arguments.tau) / Real(samples);
   const Vector through_sample = total * (other.grad_one_hot - drawn.grad_one_hot) * scale;
-  const Vector pi = row.probability(other.logit), pi_drawn = row.probability(drawn.logit);
+  const Vector pi = row.probability(other.logit()), pi_drawn = row.probability(drawn.logit());
   const Vector through_probs = pi * pi_drawn * (other.grad_probs - drawn.grad_probs);
   const Vector gradient = through_sample + through_probs;
   row.template write<0>([&](const auto&, auto*) { return gradient; });

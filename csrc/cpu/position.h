@@ -11,18 +11,14 @@ REINMAX_INLINE Real inverse_of(double tau) {
 }
 
 // What a backward sees at one position (a category of a row): the logit, -inf where masked, and the gradients of
-// one-hot and probabilities, 0 where the category can't be drawn, whatever arrived there.
-template <class Real>
+// one-hot and probabilities, 0 where the category can't be drawn, whatever arrived there. The logit is read where it is
+// asked for: a pass that does with what was kept of it has one array less to read.
+template <class Real, class Logit>
 struct Position {
-  Pack<Real> logit, grad_one_hot, grad_probs;
+  Logit logit;  // a function
+  Pack<Real> grad_one_hot, grad_probs;
   int64_t slot;  // where an array of the estimator's own holds what belongs here
   Pack<Real> arrived_at_one_hot;
-
-  REINMAX_INLINE Position of(const Pack<Real>& x, const Pack<Real>& g, const Pack<Real>& h, int64_t slot = 0) {
-    const auto drawable = x > kMinusInfinity<Real>;
-    const auto zero = Pack<Real>::broadcast(0);
-    return {x, select(drawable, g, zero), select(drawable, h, zero), slot, g};
-  }
 
   // The gradient of one-hot by a weight of the logit's, 0 where that is -inf, so that the logit need not be read again:
   // also 0 where the weight underflows, which what it is multiplied with does not tell.
@@ -32,10 +28,19 @@ struct Position {
   }
 };
 
+template <class Real, class Logit>
+REINMAX_INLINE Position<Real, Logit> position(Logit logit, const Pack<Real>& g, const Pack<Real>& h, int64_t slot = 0) {
+  const auto drawable = logit() > kMinusInfinity<Real>;
+  const auto zero = Pack<Real>::broadcast(0);
+  return {logit, select(drawable, g, zero), select(drawable, h, zero), slot, g};
+}
+
 // The same where the drawn category is: of one row a number each, of rows as lanes a vector.
 template <class Quantity>
 struct DrawnPosition {
-  Quantity logit, grad_one_hot, grad_probs;
+  Quantity its_logit, grad_one_hot, grad_probs;
+
+  REINMAX_MEMBER Quantity logit() const { return its_logit; }
 };
 
 template <class Sum, int kSums>

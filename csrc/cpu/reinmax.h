@@ -2,8 +2,8 @@
 // pi = softmax(x), p = softmax(x / tau), e is the drawn one-hot, g and h the gradients of one-hot and probabilities.
 // Included once per level.
 
-// tau = 1: pi_j (g_j - g_D) / 2 + pi_j (h_j - <pi, h>) away from the drawn category, (g_D - <pi, g>) / 2 and the same
-// term of h at it. Without h, one pass.
+// tau = 1: pi_j (g_j - g_D) / 2 + pi_j (h_j - <pi, h>) away from the drawn category; at it (g_D - <pi, g>) / 2, which
+// is what makes the terms of g add up to 0, and the same term of h. Without h, one pass.
 template <bool kGradProbs, class Row>
 REINMAX_INLINE void reinmax_unit(Row& row) {
   using Real = typename Row::Scalar;
@@ -12,18 +12,18 @@ REINMAX_INLINE void reinmax_unit(Row& row) {
   typename Row::Quantity centre{};
   if constexpr (kGradProbs) {
     centre = row.template reduce<1>([&](const auto& at, auto* sum)
-                                        REINMAX_LAMBDA { sum[0] += row.probability(at.logit) * at.grad_probs; })[0];
+                                        REINMAX_LAMBDA { sum[0] += row.probability(at.logit()) * at.grad_probs; })[0];
   }
   const auto through_probs = [&](const auto& at, const auto& half_pi)
                                  REINMAX_LAMBDA { return half_pi * (at.grad_probs - centre) * Real(2); };
   const auto sums = row.template write<1>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
-    const Vector half_pi = row.template probability<-1>(at.logit);
-    sum[0] += half_pi * at.grad_one_hot;
+    const Vector half_pi = row.template probability<-1>(at.logit());
     const Vector gradient = half_pi * (at.grad_one_hot - drawn.grad_one_hot);
+    sum[0] += gradient;
     return kGradProbs ? gradient + through_probs(at, half_pi) : gradient;
   });
-  const auto gradient = drawn.grad_one_hot * Real(0.5) - sums[0];
-  row.set_drawn(kGradProbs ? gradient + through_probs(drawn, row.template probability<-1>(drawn.logit)) : gradient);
+  const auto gradient = typename Row::Quantity{} - sums[0];
+  row.set_drawn(kGradProbs ? gradient + through_probs(drawn, row.template probability<-1>(drawn.logit())) : gradient);
 }
 
 // Any tau. With a = <pi, g>, b = <p, g>: (e + p)(g - (g_D + b) / 2) - pi (g - a) / 2 + pi (h - <pi, h>).
@@ -36,7 +36,7 @@ REINMAX_INLINE void reinmax_general(Row& row, double tau) {
   const auto tempered = [&](const Vector& logit)
                             REINMAX_LAMBDA { return Simd<Real>::exp((logit - largest) * inverse_tau); };
   const auto sums = row.template reduce<4>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
-    const Vector pi = row.probability(at.logit), p = tempered(at.logit);
+    const Vector pi = row.probability(at.logit()), p = tempered(at.logit());
     row.keep(at, p);
     sum[0] += p;
     sum[1] += p * at.grad_one_hot;
@@ -47,7 +47,7 @@ REINMAX_INLINE void reinmax_general(Row& row, double tau) {
   const auto scale = Real(1) / sums[0];
   const auto centre = (drawn.grad_one_hot + sums[1] * scale) * Real(0.5);
   const auto gradient = [&](const auto& at, const auto& p) REINMAX_LAMBDA {
-    const auto pi = row.probability(at.logit);
+    const auto pi = row.probability(at.logit());
     return p * scale * (at.grad_one_hot - centre) - pi * (at.grad_one_hot - sums[2]) * Real(0.5) +
            pi * (at.grad_probs - sums[3]);
   };

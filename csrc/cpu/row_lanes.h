@@ -92,10 +92,13 @@ class RowLanes {
   }
 
   // See CategoryLanes; of few categories all are kept.
-  REINMAX_MEMBER void keep(const Position<Real>& at, const Vector& v) { v.store(kept_ + at.slot); }
+  template <class Logit>
+  REINMAX_MEMBER void keep(const Position<Real, Logit>& at, const Vector& v) {
+    v.store(kept_ + at.slot);
+  }
 
-  template <class Function>
-  REINMAX_MEMBER Vector kept(const Position<Real>& at, const Function&) const {
+  template <class Logit, class Function>
+  REINMAX_MEMBER Vector kept(const Position<Real, Logit>& at, const Function&) const {
     return Vector::load(kept_ + at.slot);
   }
 
@@ -136,8 +139,8 @@ class RowLanes {
       g[i] = grad_one_hot_[j][lane_ + i];
       h[i] = grad_probs_[j][lane_ + i];
     }
-    const auto at = Position<Real>::of(Vector::load(x), Vector::load(g), Vector::load(h));
-    return {at.logit, at.grad_one_hot, at.grad_probs};
+    const auto at = position<Real>([&] { return Vector::load(x); }, Vector::load(g), Vector::load(h));
+    return {at.logit(), at.grad_one_hot, at.grad_probs};
   }
 
   void set_drawn(const Vector& gradient) {
@@ -151,9 +154,9 @@ class RowLanes {
     if (rows.data != nullptr) read_block(rows, nullptr, row, count, arguments_.logits.categories, to);
   }
 
-  Position<Real> at(int64_t j) const {
-    return Position<Real>::of(Vector::load(&logits_[j][lane_]), Vector::load(&grad_one_hot_[j][lane_]),
-                              Vector::load(&grad_probs_[j][lane_]), j * kLanes);
+  auto at(int64_t j) const {
+    return position<Real>([=] { return Vector::load(&logits_[j][lane_]); }, Vector::load(&grad_one_hot_[j][lane_]),
+                          Vector::load(&grad_probs_[j][lane_]), j * kLanes);
   }
 
   const BackwardArguments& arguments_;

@@ -46,6 +46,12 @@ REINMAX_INLINE To bits_as(const From& from) {
   return to;
 }
 
+// v in every lane. (0 + v would be an addition: it turns -0 into 0.)
+template <class Element>
+REINMAX_INLINE Register<Element> in_all_lanes(Element v) {
+  return v - Register<Element>{};
+}
+
 // What kernels compute with: a number of registers, four if nothing else is said. An exponential is a chain of
 // dependent instructions; chains side by side hide each other's latency, where one alone would leave the processor
 // waiting.
@@ -80,7 +86,7 @@ struct Pack {
   }
 
   REINMAX_INLINE Pack broadcast(Element v) {
-    return generate([&](int) { return Register<Element>{} + v; });
+    return generate([&](int) { return in_all_lanes(v); });
   }
 
   REINMAX_INLINE Pack load(const Element* from) {
@@ -119,7 +125,7 @@ struct Pack<Element, 1> {
     return {function(lane)};
   }
 
-  REINMAX_INLINE Pack broadcast(Element v) { return {Register<Element>{} + v}; }
+  REINMAX_INLINE Pack broadcast(Element v) { return {in_all_lanes(v)}; }
 
   template <class Function>
   REINMAX_MEMBER void visit(Function function, int lane = 0) const {
@@ -324,7 +330,16 @@ template <int kRegisters>
 struct Simd<float, kRegisters> {
   using Float = Pack<float, kRegisters>;
 
-  REINMAX_INLINE Float broadcast(float v) { return Float::broadcast(v); }
+  // Of a constant: loaded into one register, which the whole pack shares. Left to itself, the compiler reads constants
+  // from memory as operands, once for each register of the pack, and the processor's loads become what a loop waits
+  // for.
+  REINMAX_INLINE Float broadcast(float v) {
+    Register<float> shared = in_all_lanes(v);
+#if defined(__x86_64__)
+    asm volatile("" : "+x"(shared));
+#endif
+    return Float::generate([&](int) { return shared; });
+  }
 
   REINMAX_INLINE Float fma(const Float& x, const Float& y, const Float& z) {
     return x.each([](auto u, auto v, auto w) { return REINMAX_LEVEL::fma(u, v, w); }, y, z);

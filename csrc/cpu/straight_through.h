@@ -10,11 +10,11 @@ REINMAX_INLINE void straight_through_general(Row& row, double tau) {
   const auto weight = [&](const Vector& logit)
                           REINMAX_LAMBDA { return Simd<Real>::exp((logit - largest) * inverse_tau); };
   const auto sums = row.template reduce<2 + kGradProbs>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
-    const Vector w = weight(at.logit);
+    const Vector w = weight(at.logit());
     row.keep(at, w);
     sum[0] += w;
     sum[1] += w * at.grad_one_hot;
-    if constexpr (kGradProbs) sum[2] += row.probability(at.logit) * at.grad_probs;
+    if constexpr (kGradProbs) sum[2] += row.probability(at.logit()) * at.grad_probs;
   });
   const auto scale = Real(1) / sums[0];
   const auto centre = sums[1] * scale;
@@ -22,7 +22,7 @@ REINMAX_INLINE void straight_through_general(Row& row, double tau) {
   row.template write<0>([&](const auto& at, auto*) REINMAX_LAMBDA {
     const Vector w = row.kept(at, weight), through_sample = w * (at.grad_one_hot_of(w) - centre) * share;
     if constexpr (!kGradProbs) return through_sample;
-    return through_sample + row.probability(at.logit) * (at.grad_probs - sums[1 + kGradProbs]);
+    return through_sample + row.probability(at.logit()) * (at.grad_probs - sums[1 + kGradProbs]);
   });
 }
 
@@ -32,7 +32,7 @@ REINMAX_INLINE void straight_through_unit(Row& row) {
   using Vector = typename Row::Vector;
   const auto probability = [&](const Vector& logit) REINMAX_LAMBDA { return row.probability(logit); };
   const auto sums = row.template reduce<1>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
-    const Vector pi = probability(at.logit);
+    const Vector pi = probability(at.logit());
     row.keep(at, pi);
     sum[0] += pi * (kGradProbs ? at.grad_one_hot + at.grad_probs : at.grad_one_hot);
   });

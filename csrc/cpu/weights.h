@@ -3,9 +3,8 @@
 constexpr int kGroup = 64;  // elements between two running sums that are kept
 
 // 2^39 E((x - largest) log2 e): the weight before it is rounded. NaN and +inf give NaN.
-template <int kRegisters>
-REINMAX_INLINE auto weight(const Pack<float, kRegisters>& x, const Pack<float, kRegisters>& largest) {
-  return contract::exp2<contract::kWeightBits, Simd<float, kRegisters>>((x - largest) * contract::kLog2E);
+REINMAX_INLINE Pack<float> weight(const Pack<float>& x, const Pack<float>& largest) {
+  return contract::exp2<contract::kWeightBits, Simd<float>>((x - largest) * Simd<float>::broadcast(contract::kLog2E));
 }
 
 // To the nearest integer, ties to even, for v >= 0.
@@ -31,9 +30,10 @@ struct SplitWeights {
   Pack<uint32_t> high, low;
 
   REINMAX_MEMBER explicit SplitWeights(const Pack<float>& weights) {
-    const Pack<float> shifted = weights + kHighMagic;
+    const auto magic = Simd<float>::broadcast(kHighMagic);
+    const Pack<float> shifted = weights + magic;
     high = bits_of(shifted);
-    low = bits_of((weights - (shifted - kHighMagic)) + contract::kRoundingMagic);
+    low = bits_of((weights - (shifted - magic)) + Simd<float>::broadcast(contract::kRoundingMagic));
   }
 
   // The sum of a lane, as a double, after so many additions; NaN where a weight was NaN.
@@ -152,33 +152,21 @@ template <class Load>
 static void weigh(const Elements<float>& x, Load load, int64_t n, float max, ChunkWeights& chunk, float* weights) {
   constexpr int kLanes = Pack<float>::kLanes;
   constexpr int kCacheLine = 64;
-  // Twice as many chains as in one pack, for the processor looks ahead too little to overlap one pack with the next.
-  // AVX-512 has registers for it, but half a group is less than that.
-  using Wide = Pack<float, 8>;
-  constexpr bool kWide = Wide::kLanes <= kGroup;
-  const auto largest = Wide::broadcast(max);
+  const auto largest = Pack<float>::broadcast(max);
   const auto* bytes = static_cast<const char*>(x.data);
   const int64_t element_bytes = size_of(x.dtype);
   WeightSum sum{};
-  const auto keep = [&](const Pack<float>& w, int64_t at) {
-    w.store(weights + at);
-    sum.add(SplitWeights(w));
-  };
   int64_t i = 0;
   for (int64_t group = 0; i < n; ++group) {
     for (int64_t at = i * element_bytes; at < (i + kGroup) * element_bytes; at += kCacheLine)
       __builtin_prefetch(bytes + at + kChunk * element_bytes);
-    const int64_t end = i + kGroup;
-    for (; kWide && i < end && i + Wide::kLanes <= n; i += Wide::kLanes) {
-      const Wide w = weight(Wide{load(i), load(i + kLanes)}, largest);
-      keep(w.low, i);
-      keep(w.high, i + kLanes);
-    }
-    for (; i < end; i += kLanes) {
+    for (const int64_t end = i + kGroup; i < end; i += kLanes) {
       if (i >= n) {
         Pack<float>{}.store(weights + i);
       } else {
-        keep(weight(i + kLanes <= n ? load(i) : x.load_first(i, n - i, kMinusInfinity<float>), largest.low), i);
+        const auto w = weight(i + kLanes <= n ? load(i) : x.load_first(i, n - i, kMinusInfinity<float>), largest);
+        w.store(weights + i);
+        sum.add(SplitWeights(w));
       }
     }
     chunk.running[group] = sum;
