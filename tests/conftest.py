@@ -19,6 +19,7 @@ pytest.register_assert_rewrite(
     "device_results",
     "device_routers",
     "device_traffic",
+    "gpu.concurrency",
 )
 
 BACKENDS = ("reference",) if backends.native is None else ("reference", "cpu")

@@ -38,7 +38,8 @@ def gumbel_rao_sums_kernel(
     QUADS: tl.constexpr,
 ):
     """The sums of one part of a row in [N, parts, 3 K + 1]: for each of K samples from the first on those of weights
-    and of their products with g, and log u of the drawn category from the part that has it; behind them <pi, h>.
+    and of their products with g, and log u of the drawn category from the part that has it; behind them <pi, h>, where
+    there is h.
     """
     DTYPE: tl.constexpr = tl.float64 if up.logits.data.dtype.element_ty == tl.float64 else tl.float32
     i = tl.program_id(0).to(tl.int64)

@@ -55,7 +55,7 @@ def elements_per_thread(work: str, categories: int, dtype: torch.dtype) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def tile(categories: int, elements_per_thread: int, most_warps: int = MOST_WARPS) -> Tile | None:
-    """The tile for rows of so many categories; None where a row does not fit in the registers of one program."""
+    """The tile for rows of so many categories; None where a row does not fit in the registers of so many warps."""
     block = next_power_of_2(categories)
     warps = max(1, block // (_WARP * elements_per_thread))
     return Tile(max(1, warps * _WARP * elements_per_thread // block), block, warps) if warps <= most_warps else None

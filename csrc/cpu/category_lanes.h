@@ -79,16 +79,16 @@ class CategoryLanes {
   // Runs the body at every position, and sums what it adds to `sums`.
   template <int kSums, class Body>
   Sums<Real, kSums> reduce(Body body) {
-    return pass<kSums, false>([&](const auto& at, auto* sums) REINMAX_LAMBDA {
+    return pass<kSums, false, true>([&](const auto& at, auto* sums) REINMAX_LAMBDA {
       body(at, sums);
       return Vector{};
     });
   }
 
-  // The same, and the body returns the gradient of the logits there.
-  template <int kSums, class Body>
+  // The same, and the body returns the gradient of the logits there. kLogits: it asks for logits that were not kept.
+  template <int kSums, bool kLogits, class Body>
   Sums<Real, kSums> write(Body body) {
-    return pass<kSums, true>(body);
+    return pass<kSums, true, kLogits>(body);
   }
 
   // Of a short row found while the row before it is worked on, which would wait for it otherwise.
@@ -189,13 +189,14 @@ class CategoryLanes {
     for (; i + kLanes <= n; i += kLanes) {
       if (ahead.logits != 0) fetch<kReals>(x, i + ahead.logits);
       if (ahead.gradient != 0) fetch<kReals>(g, i + ahead.gradient);
-      const auto logit = [&] { return x.template load_as<kReals>(i); };
+      const auto logit = [&x = x, i]() REINMAX_LAMBDA { return x.template load_as<kReals>(i); };
       const auto at = position<Real>(logit, g.template load_as<kReals>(i), h.template load_as<kReals>(i), first + i);
       const Vector v = body(at, sums);
       if (kWrite) result.template store_as<kReals>(i, v);
     }
     if (i < n) {
-      const auto logit = [&] { return x.load_first(i, n - i, kMinusInfinity<Real>); };
+      const auto logit = [&x = x, i, left = n - i]()
+                             REINMAX_LAMBDA { return x.load_first(i, left, kMinusInfinity<Real>); };
       const auto at =
           position<Real>(logit, g.load_first(i, n - i, Real(0)), h.load_first(i, n - i, Real(0)), first + i);
       const Vector v = body(at, sums);
@@ -208,22 +209,23 @@ class CategoryLanes {
     return {kChunk, kChunk};
   }
 
-  // Of a long row it may need no logits. If the next row's largest will be looked for first, it fetches those: to find
-  // a largest waits for memory, which is idle while this pass waits for a cache.
-  Ahead ahead_of_last_pass() const {
+  // Of a pass that needs the logits only where they were not kept. If the next row's largest will be looked for, it
+  // fetches those of a long row: to find a largest waits for memory, which is idle while this pass waits for a cache.
+  Ahead ahead_without_logits() const {
     Ahead result = ahead_of_pass();
     if (is_short() || kept_slots_ == 0) return result;
-    const Rows& logits = arguments_.logits.values;
-    const bool next = finds_largest_ && row_ + 1 < end_;
-    result.logits = next ? logits.offset(row_ + 1) - logits.offset(row_) : 0;
+    const Logits& logits = arguments_.logits;
+    const bool in_place = logits.mask.data == nullptr && logits.values.category_stride == 1;
+    const bool next = finds_largest_ && in_place && row_ + 1 < end_;
+    result.logits = next ? logits.values.offset(row_ + 1) - logits.values.offset(row_) : 0;
     return result;
   }
 
-  template <int kSums, bool kWrite, class Body>
+  template <int kSums, bool kWrite, bool kLogits, class Body>
   Sums<Real, kSums> pass(Body body) {
     const Logits& logits = arguments_.logits;
     Register<Real> total[kSums > 0 ? kSums : 1] = {};
-    const Ahead ahead = kWrite && seen_ ? ahead_of_last_pass() : ahead_of_pass();
+    const Ahead ahead = kLogits ? ahead_of_pass() : ahead_without_logits();
     for (int64_t first = 0; first < logits.categories; first += kChunk) {
       const int64_t n = logits.categories - first < kChunk ? logits.categories - first : kChunk;
       const Chunk chunk{first,

@@ -29,7 +29,7 @@ REINMAX_INLINE void gapped_straight_through(Row& row, double tau, double gap) {
     if constexpr (!kGradProbs) return through_sample;
     return through_sample + row.probability(at.logit()) * (at.grad_probs - sums[1 + kGradProbs]);
   };
-  row.template write<0>([&](const auto& at, auto*) REINMAX_LAMBDA {
+  row.template write<0, kGradProbs>([&](const auto& at, auto*) REINMAX_LAMBDA {
     const Vector w = row.kept(at, weight);
     return gradient(at, w, at.grad_one_hot_of(w));
   });

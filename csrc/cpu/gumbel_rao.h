@@ -98,7 +98,7 @@ REINMAX_INLINE void gumbel_softmax(Row& row, const BackwardArguments& arguments,
     if constexpr (!kGradProbs) return through_sample;
     return through_sample + row.probability(at.logit()) * (at.grad_probs - sums[1 + kGradProbs]);
   };
-  row.template write<0>([&](const auto& at, auto*) REINMAX_LAMBDA {
+  row.template write<0, kGradProbs>([&](const auto& at, auto*) REINMAX_LAMBDA {
     const Vector w = Vector::load(weights + at.slot);
     return gradient(at, w, at.grad_one_hot_of(w));
   });
@@ -166,8 +166,8 @@ REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, voi
   const auto gradient = [&](const auto& at, const auto& total) REINMAX_LAMBDA {
     return total * scale + row.probability(at.logit()) * (at.grad_probs - centre_of_probs);
   };
-  row.template write<0>([&](const auto& at, auto*)
-                            REINMAX_LAMBDA { return gradient(at, Vector::load(arrays.total + at.slot)); });
+  row.template write<0, true>([&](const auto& at, auto*)
+                                  REINMAX_LAMBDA { return gradient(at, Vector::load(arrays.total + at.slot)); });
   row.set_drawn(gradient(drawn, drawn_total));
 }
 
@@ -196,7 +196,7 @@ REINMAX_INLINE void gumbel_rao_of_two(Row& row, const BackwardArguments& argumen
   const Vector pi = row.probability(other.logit()), pi_drawn = row.probability(drawn.logit());
   const Vector through_probs = pi * pi_drawn * (other.grad_probs - drawn.grad_probs);
   const Vector gradient = through_sample + through_probs;
-  row.template write<0>([&](const auto&, auto*) { return gradient; });
+  row.template write<0, true>([&](const auto&, auto*) { return gradient; });
   row.set_drawn(Vector{} - gradient);
 }
 

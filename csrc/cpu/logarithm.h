@@ -31,8 +31,7 @@ REINMAX_INLINE Pack<float, kRegisters> log(const Pack<float, kRegisters>& v) {
   return exponent.each(times_plus, Pack<float, kRegisters>::broadcast(0.693147180559945309f), log_f);
 }
 
-template <int kRegisters>
-REINMAX_INLINE Pack<double, kRegisters> log(const Pack<double, kRegisters>& v) {
+REINMAX_INLINE Pack<double> log(const Pack<double>& v) {
   return v.each([](auto u) { return log(u); });
 }
 

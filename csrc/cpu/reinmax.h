@@ -16,7 +16,7 @@ REINMAX_INLINE void reinmax_unit(Row& row) {
   }
   const auto through_probs = [&](const auto& at, const auto& half_pi)
                                  REINMAX_LAMBDA { return half_pi * (at.grad_probs - centre) * Real(2); };
-  const auto sums = row.template write<1>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
+  const auto sums = row.template write<1, true>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
     const Vector half_pi = row.template probability<-1>(at.logit());
     const Vector gradient = half_pi * (at.grad_one_hot - drawn.grad_one_hot);
     sum[0] += gradient;
@@ -52,7 +52,8 @@ REINMAX_INLINE void reinmax_general(Row& row, double tau) {
            pi * (at.grad_probs - sums[3]);
   };
   const auto drawn_gradient = gradient(drawn, row.kept(drawn, tempered)) + (drawn.grad_one_hot - centre);
-  row.template write<0>([&](const auto& at, auto*) REINMAX_LAMBDA { return gradient(at, row.kept(at, tempered)); });
+  row.template write<0, true>([&](const auto& at, auto*)
+                                  REINMAX_LAMBDA { return gradient(at, row.kept(at, tempered)); });
   row.set_drawn(drawn_gradient);
 }
 

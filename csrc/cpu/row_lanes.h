@@ -114,7 +114,7 @@ class RowLanes {
     return sums;
   }
 
-  template <int kSums, class Body>
+  template <int kSums, bool, class Body>
   Sums<Vector, kSums> write(Body body) {
     Sums<Vector, kSums> sums;
     for (int64_t j = 0; j < arguments_.logits.categories; ++j) {
@@ -155,8 +155,8 @@ class RowLanes {
   }
 
   auto at(int64_t j) const {
-    return position<Real>([=] { return Vector::load(&logits_[j][lane_]); }, Vector::load(&grad_one_hot_[j][lane_]),
-                          Vector::load(&grad_probs_[j][lane_]), j * kLanes);
+    return position<Real>([this, j]() REINMAX_LAMBDA { return Vector::load(&logits_[j][lane_]); },
+                          Vector::load(&grad_one_hot_[j][lane_]), Vector::load(&grad_probs_[j][lane_]), j * kLanes);
   }
 
   const BackwardArguments& arguments_;

@@ -296,7 +296,7 @@ REINMAX_INLINE Register<float> load_register_first(const float* from, int64_t n,
   return Register<float>(
       _mm256_blendv_ps(_mm256_set1_ps(pad), _mm256_maskload_ps(from, __m256i(first)), __m256(first)));
 #else
-  Register<float> v = Register<float>{} + pad;
+  Register<float> v = in_all_lanes(pad);
   for (int i = 0; i < kRegisterLanes<float>; ++i) v[i] = i < n ? from[i] : pad;
   return v;
 #endif
@@ -311,7 +311,7 @@ REINMAX_INLINE Register<double> load_register_first(const double* from, int64_t 
   return Register<double>(
       _mm256_blendv_pd(_mm256_set1_pd(pad), _mm256_maskload_pd(from, __m256i(first)), __m256d(first)));
 #else
-  Register<double> v = Register<double>{} + pad;
+  Register<double> v = in_all_lanes(pad);
   for (int i = 0; i < kRegisterLanes<double>; ++i) v[i] = i < n ? from[i] : pad;
   return v;
 #endif
@@ -323,19 +323,19 @@ REINMAX_INLINE Pack<Element> load_first(const Element* from, int64_t n, Element 
 }
 
 // What differs between float and double lanes.
-template <class Real, int kRegisters = 4>
+template <class Real>
 struct Simd;
 
-template <int kRegisters>
-struct Simd<float, kRegisters> {
-  using Float = Pack<float, kRegisters>;
+template <>
+struct Simd<float> {
+  using Float = Pack<float>;
 
   // Of a constant: loaded into one register, which the whole pack shares. Left to itself, the compiler reads constants
   // from memory as operands, once for each register of the pack, and the processor's loads become what a loop waits
-  // for.
+  // for. Volatile: else it is taken out of the loop, where there are no registers for so many constants.
   REINMAX_INLINE Float broadcast(float v) {
     Register<float> shared = in_all_lanes(v);
-#if defined(__x86_64__)
+#if defined(REINMAX_LEVEL_AVX2) || defined(__AVX512F__)  // where the processor has registers of this size
     asm volatile("" : "+x"(shared));
 #endif
     return Float::generate([&](int) { return shared; });
@@ -355,7 +355,7 @@ struct Simd<float, kRegisters> {
     });
   }
 
-  REINMAX_INLINE Float exp(const Float& d) { return contract::exp2<0, Simd>(d * contract::kLog2E); }
+  REINMAX_INLINE Float exp(const Float& d) { return contract::exp2<0, Simd>(d * broadcast(contract::kLog2E)); }
 
   // 2^kScaleBits exp(x - total): `high` is the total as a float, `rest` what is missing, in powers of two.
   template <int kScaleBits>
@@ -366,9 +366,9 @@ struct Simd<float, kRegisters> {
   REINMAX_INLINE float rest_of(double total) { return float((double(float(total)) - total) * 1.44269504088896340736); }
 };
 
-template <int kRegisters>
-struct Simd<double, kRegisters> {
-  using Vector = Pack<double, kRegisters>;
+template <>
+struct Simd<double> {
+  using Vector = Pack<double>;
 
   // exp(d) for d <= 0 or a little above; 0 below the smallest normal number, NaN for NaN. d = n ln 2 + r with
   // |r| <= ln(2)/2, and Taylor's series of exp(r) to r^13: relative error below 1e-16 before rounding.

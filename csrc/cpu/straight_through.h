@@ -19,7 +19,7 @@ REINMAX_INLINE void straight_through_general(Row& row, double tau) {
   const auto scale = Real(1) / sums[0];
   const auto centre = sums[1] * scale;
   const auto share = scale * inverse_tau;
-  row.template write<0>([&](const auto& at, auto*) REINMAX_LAMBDA {
+  row.template write<0, kGradProbs>([&](const auto& at, auto*) REINMAX_LAMBDA {
     const Vector w = row.kept(at, weight), through_sample = w * (at.grad_one_hot_of(w) - centre) * share;
     if constexpr (!kGradProbs) return through_sample;
     return through_sample + row.probability(at.logit()) * (at.grad_probs - sums[1 + kGradProbs]);
@@ -36,7 +36,7 @@ REINMAX_INLINE void straight_through_unit(Row& row) {
     row.keep(at, pi);
     sum[0] += pi * (kGradProbs ? at.grad_one_hot + at.grad_probs : at.grad_one_hot);
   });
-  row.template write<0>([&](const auto& at, auto*) REINMAX_LAMBDA {
+  row.template write<0, kGradProbs>([&](const auto& at, auto*) REINMAX_LAMBDA {
     const Vector pi = row.kept(at, probability);
     return pi * ((kGradProbs ? at.grad_one_hot + at.grad_probs : at.grad_one_hot_of(pi)) - sums[0]);
   });

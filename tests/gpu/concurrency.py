@@ -4,7 +4,9 @@ import torch
 
 
 def assert_replays(step, change):
-    """Captures `step`, which returns tensors, and compares replays with calls, after each `change` of what it reads."""
+    """Captures `step`, which returns tensors, and compares replays with calls, after each `change` of what it reads.
+    Each must have made a difference.
+    """
     side = torch.cuda.Stream()  # compiled, and autograd warmed up, on the stream of a capture
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -13,12 +15,16 @@ def assert_replays(step, change):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = step()
+    before = None
     for _ in range(3):
         with torch.no_grad():
             change()
         graph.replay()
-        for found, expected in zip(captured, step(), strict=True):
-            assert torch.equal(found, expected)
+        found = [tensor.clone() for tensor in captured]
+        for replayed, expected in zip(found, step(), strict=True):
+            assert torch.equal(replayed, expected)
+        assert before is None or not all(map(torch.equal, found, before))
+        before = found
 
 
 def assert_streams_do_not_meet(draw, inputs):
