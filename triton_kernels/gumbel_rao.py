@@ -142,7 +142,7 @@ def gumbel_rao_backward(
         launch.run(gumbel_rao_of_two_kernel, grid, WARPS, device, *arguments, **shape, resident=resident)
         return grad_logits
     elements = launch.elements_per_thread("noise", categories, logits.dtype)
-    # A thread of 32 warps has 64 registers at most, too few for them.
+    # A thread of 32 warps has 64 registers at most, too few for the doubles of this kernel.
     tile = launch.tile(max(categories, 4), elements, 16 if is_double else launch.MOST_WARPS)
     if tile is not None:
         arguments = (up, tau, grad_logits, stream, num_samples, rows, row.multiple(categories))

@@ -256,8 +256,8 @@ class CategoryLanes {
   const int64_t end_;
   int64_t row_ = 0, index_ = 0, row_ahead_ = -1;
   Real largest_ahead_ = 0;
-  bool finds_largest_ = false;
-  bool seen_ = false;  // a pass was made over it
+  bool finds_largest_ = false;  // of each row
+  bool seen_ = false;           // a pass was made over it
   Real* kept_ = nullptr;
   int64_t kept_slots_ = 0;
   uint64_t noise_number_ = 0, noise_key_ = 0;

@@ -114,6 +114,7 @@ class RowLanes {
     return sums;
   }
 
+  // Whether the body asks for logits makes no difference here: they are in the block.
   template <int kSums, bool, class Body>
   Sums<Vector, kSums> write(Body body) {
     Sums<Vector, kSums> sums;

@@ -2,25 +2,26 @@
 
 import torch
 
+from bench.peers import captured
+
 
 def assert_replays(step, change):
     """Captures `step`, which returns tensors, and compares replays with calls, after each `change` of what it reads.
     Each must have made a difference.
     """
-    side = torch.cuda.Stream()  # compiled, and autograd warmed up, on the stream of a capture
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    results = ()
+
+    def call():
+        nonlocal results
+        results = step()
+
+    replay = captured(call)
     before = None
     for _ in range(3):
         with torch.no_grad():
             change()
-        graph.replay()
-        found = [tensor.clone() for tensor in captured]
+        replay()
+        found = [tensor.clone() for tensor in results]
         for replayed, expected in zip(found, step(), strict=True):
             assert torch.equal(replayed, expected)
         assert before is None or not all(map(torch.equal, found, before))
