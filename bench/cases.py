@@ -3,7 +3,7 @@
 import argparse
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +46,7 @@ CASES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that measures the ops."""
-    parser.add_argument("--device", type=_device, default="cpu", metavar="{cpu,cuda}", help="default: cpu")
+    add_device_argument(parser)
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the logits (default: float32)")
     parser.add_argument("--tau", type=tau, default=1.0, help="the temperature (default: 1)")
     parser.add_argument(
@@ -56,6 +56,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where gradients arrive: at the one-hot alone, as from a loss of the sample (default), or at the "
         "probabilities too, as from a KL term besides",
     )
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=_device, default="cpu", metavar="{cpu,cuda}", help="default: cpu")
+
+
+def add_graphs_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--graphs",
+        action="store_true",
+        help="time the replays of CUDA graphs: the kernels, without what it costs to call them from Python",
+    )
+
+
+def check_graphs(options: argparse.Namespace) -> None:
+    if options.graphs and options.device != "cuda":
+        raise OptionsError("--graphs: needs --device cuda")
+
+
+def wait_for(device: str) -> Callable[[], None]:
+    """Waits until the device has done what was launched."""
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
 def add_shapes_argument(parser: argparse.ArgumentParser) -> None:

@@ -1,20 +1,38 @@
 """Peers that take turns at one work, without a limit beside them: their measurements and how a table shows them."""
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from rich.console import Console
 
+from . import cases
+from .peers import OURS_IN_TRITON, captured, in_triton
 from .tables import Row, add_sections, table_of_cases, three_digits
 from .timer import Spread, ratio, take_turns
 
 Calls = Mapping[str, Callable[[], object]]  # each peer's call, ours first
 
 
-def measure(calls: Calls, seconds: float, about: Row) -> list[Row]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    cases.add_device_argument(parser)
+    cases.add_graphs_argument(parser)
+    parser.add_argument("--dtype", choices=cases.DTYPES, default="float32", help="of all (default: float32)")
+
+
+def with_triton(calls: Calls, options: argparse.Namespace) -> Calls:
+    """On a GPU ours by the Triton kernels comes second."""
+    ours = next(iter(calls))
+    return {ours: calls[ours], OURS_IN_TRITON: in_triton(calls[ours]), **calls} if options.device == "cuda" else calls
+
+
+def measure(calls: Calls, seconds: float, about: Row, options: argparse.Namespace) -> list[Row]:
     """A row for each peer, with what there is to say about all of them."""
     ours = next(iter(calls))
     calls[ours]()  # at its first gradient PyTorch imports for seconds, which would be taken for a slow call
-    times = take_turns(calls, seconds)
+    if options.graphs:
+        calls = {peer: captured(call) for peer, call in calls.items()}
+    times = take_turns(calls, seconds, synchronise=cases.wait_for(options.device))
     return [
         {
             **about,
@@ -34,6 +52,16 @@ def print_tables(rows: Sequence[Row], console: Console) -> None:
         table = table_of_cases(work, ("ms (quartiles)", "x ours (quartiles)", *more))
         add_sections(table, of_work, _cells)
         console.print(table)
+
+
+def print_legend(options: argparse.Namespace, load: float, console: Console) -> None:
+    device = f"{options.device}, replayed from CUDA graphs" if options.graphs else options.device
+    facts = device, options.dtype, f"{torch.get_num_threads()} threads", f"load average {load}"
+    console.print(f"{', '.join(facts)}.", highlight=False)
+
+
+def configuration(options: argparse.Namespace, load: float) -> dict[str, object]:
+    return {key: getattr(options, key) for key in ("device", "graphs", "dtype", "quick", "seed")} | {"load": load}
 
 
 def _spread(name: str, spread: Spread) -> dict[str, float]:

@@ -27,16 +27,11 @@ QUICK_SECONDS = 0.2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     cases.add_arguments(parser)
     cases.add_shapes_argument(parser)
-    parser.add_argument(
-        "--graphs",
-        action="store_true",
-        help="time the replays of CUDA graphs: the kernels, without what it costs to call them from Python",
-    )
+    cases.add_graphs_argument(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
-    if options.graphs and options.device != "cuda":
-        raise cases.OptionsError("--graphs: needs --device cuda")
+    cases.check_graphs(options)
     torch.manual_seed(options.seed)  # the peers draw from the global generator
     chosen = cases.chosen(options)
     configuration = cases.configuration(options) | {"graphs": options.graphs}
@@ -73,8 +68,7 @@ def _rows(case: Case, name: str, operands: Operands, seconds: float, graphs: boo
     ours, *others = calls
     failures = {peer: reason for peer in others if (reason := failure(calls[peer], graphs))}
     available = {peer: captured(call) if graphs else call for peer, call in calls.items() if peer not in failures}
-    synchronise = torch.cuda.synchronize if operands.rows.is_cuda else lambda: None
-    times = take_turns(available, seconds, synchronise=synchronise)
+    times = take_turns(available, seconds, synchronise=cases.wait_for(operands.rows.device.type))
 
     def row(peer: str) -> Row:
         about = {

@@ -53,7 +53,7 @@ def bernoulli(logits: Tensor, grad: Tensor, tau: float) -> Calls:
 def codebook_lookup(logits: Tensor, grad: Tensor, tau: float) -> Calls:
     """Each estimator, and the product of its one-hot and the codebook."""
     logits = logits.detach().requires_grad_()
-    codebook = torch.randn(logits.shape[-1], D).to(logits.dtype).requires_grad_()
+    codebook = torch.randn(logits.shape[-1], D).to(logits.detach()).requires_grad_()
     grad = grad[:, :1].expand(-1, D).contiguous()
 
     def step(vectors: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], object]:
@@ -74,23 +74,28 @@ WORKS = {"bernoulli": (bernoulli, BITS, QUICK_BITS), "codebook_lookup": (codeboo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", choices=cases.DTYPES, default="float32", help="of all (default: float32)")
+    compare.add_arguments(parser)
     parser.add_argument("--tau", type=cases.tau, default=1.0, help="the temperature (default: 1)")
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
+    cases.check_graphs(options)
     torch.manual_seed(options.seed)
     load = round(os.getloadavg()[0], 2)
     rows: list[Row] = []
     for work, (calls_of, chosen, few) in WORKS.items():
         for case in few if options.quick else chosen:
-            logits, grad = (torch.randn(case.rows, case.categories).to(getattr(torch, options.dtype)) for _ in range(2))
-            calls = calls_of(logits, grad, options.tau)
+            logits, grad = (
+                torch.randn(case.rows, case.categories).to(options.device, getattr(torch, options.dtype))
+                for _ in range(2)
+            )
+            calls = compare.with_triton(calls_of(logits, grad, options.tau), options)
             about = {"work": f"{work}, forward and backward", "case": case.name}
             about |= {"rows": case.rows, "categories": case.categories}
-            for row in compare.measure(calls, QUICK_SECONDS if options.quick else SECONDS, about):
-                rows.append({**row, "peak / logits": peak_bytes(calls[row["peer"]]) / logits.nbytes})
+            for row in compare.measure(calls, QUICK_SECONDS if options.quick else SECONDS, about, options):
+                peak = peak_bytes(calls[row["peer"]], options.device)
+                rows.append({**row, "peak / logits": peak / logits.nbytes})
     compare.print_tables(rows, console)
-    configuration = {key: getattr(options, key) for key in ("dtype", "tau", "quick", "seed")} | {"load": load}
-    console.print(f"{options.dtype}, {torch.get_num_threads()} threads, load average {load}.", highlight=False)
+    compare.print_legend(options, load, console)
+    configuration = compare.configuration(options, load) | {"tau": options.tau}
     results.save(options.output, "layers", configuration, rows)

@@ -65,7 +65,7 @@ def _gumbel_softmax(*args: Any) -> Tensor:
     return torch.ops.reinmax_kernels.gumbel_rao_backward(*args, seed, 0, 0, 1)
 
 
-def _in_triton(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_triton(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def forced(*args: Any) -> Any:
         with reinmax_kernels.backend("triton"):
@@ -204,7 +204,7 @@ WORKS = {
     "reinmax": Work(
         title="Forward and backward of reinmax and its peers",
         peers=ESTIMATORS,
-        in_triton=_in_triton(reinmax_kernels.reinmax),
+        in_triton=in_triton(reinmax_kernels.reinmax),
         call=forward_backward,
         limit=_copy_fill_and_add,
         reads=2,  # the logits, forward and backward
@@ -214,7 +214,7 @@ WORKS = {
     "forward": Work(
         title="The forward alone: one-hot and probabilities",
         peers=ESTIMATORS,
-        in_triton=_in_triton(reinmax_kernels.reinmax),
+        in_triton=in_triton(reinmax_kernels.reinmax),
         call=_forward,
         limit=_copy_and_fill,
         reads=1,
@@ -235,7 +235,7 @@ WORKS = {
     "sample": Work(
         title="One index for each row, without gradient",
         peers=SAMPLERS,
-        in_triton=_in_triton(reinmax_kernels.sample),
+        in_triton=in_triton(reinmax_kernels.sample),
         call=_sample,
         limit=_sum,
         reads=1,

@@ -58,23 +58,26 @@ WORKS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", choices=cases.DTYPES, default="float32", help="of the logits (default: float32)")
+    compare.add_arguments(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
+    cases.check_graphs(options)
     torch.manual_seed(options.seed)
     load = round(os.getloadavg()[0], 2)
     rows: list[Row] = []
     for case, ks in (QUICK_CASES if options.quick else CASES).items():
-        logits = torch.randn(case.rows, case.categories).to(getattr(torch, options.dtype))
+        logits = torch.randn(case.rows, case.categories).to(options.device, getattr(torch, options.dtype))
         for k in ks:
             for work, (calls, most) in WORKS.items():
                 if k <= most:
                     about = {"work": work, "case": f"{case.name}, k = {k}", "k": k}
                     about |= {"rows": case.rows, "categories": case.categories}
-                    grad = torch.randn(case.rows, k).to(logits.dtype)
-                    rows += compare.measure(calls(logits, k, grad), QUICK_SECONDS if options.quick else SECONDS, about)
+                    grad = torch.randn(case.rows, k).to(logits)
+                    seconds = QUICK_SECONDS if options.quick else SECONDS
+                    peers = compare.with_triton(calls(logits, k, grad), options)
+                    rows += compare.measure(peers, seconds, about, options)
     compare.print_tables(rows, console)
-    configuration = {"dtype": options.dtype, "quick": options.quick, "seed": options.seed, "load": load}
-    console.print(f"{options.dtype}, {torch.get_num_threads()} threads, load average {load}.", highlight=False)
+    compare.print_legend(options, load, console)
+    configuration = compare.configuration(options, load)
     results.save(options.output, "routers", configuration, rows)

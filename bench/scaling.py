@@ -76,8 +76,8 @@ def _rows(sweep: Sweep, name: str, operands: Mapping[Case, Operands], seconds: f
     work = WORKS[name]
     ours = next(iter(work.peers))
     calls = {case.name: work.calls(operands[case])[ours] for case in sweep.cases}
-    cuda = operands[sweep.cases[0]].rows.is_cuda
-    times = take_turns(calls, seconds, synchronise=torch.cuda.synchronize if cuda else lambda: None)
+    device = operands[sweep.cases[0]].rows.device.type
+    times = take_turns(calls, seconds, synchronise=cases.wait_for(device))
     per_element = {
         case: [1e9 * seconds / (case.rows * case.categories) for seconds in times[case.name]] for case in sweep.cases
     }

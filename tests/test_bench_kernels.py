@@ -67,12 +67,13 @@ class TestCases:
             main(["kernels", *arguments])
         assert message in capsys.readouterr().err
 
-    def test_graphs_are_a_gpus(self, capsys):
-        assert main(["kernels", "--graphs"]) == 1
+    @pytest.mark.parametrize("command", ["kernels", "routers", "layers"])
+    def test_graphs_are_a_gpus(self, command, capsys):
+        assert main([command, "--graphs"]) == 1
         assert "--graphs: needs --device cuda" in capsys.readouterr().err
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    @pytest.mark.parametrize("command", ["kernels", "memory", "scaling"])
+    @pytest.mark.parametrize("command", ["kernels", "memory", "scaling", "routers", "layers"])
     def test_cuda_without_a_gpu_is_refused(self, command, capsys):
         with pytest.raises(SystemExit, match="2"):
             main([command, "--device", "cuda"])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reinmax_kernels import gumbel_rao
 
-from .. import results, timer
+from .. import cases, results, timer
 from ..memory import peak_bytes
 from ..tables import three_digits
 from . import plain_gumbel_rao
@@ -81,7 +81,7 @@ def step(estimator: Callable[..., tuple[Tensor, Tensor]], logits: Tensor, grad: 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """It needs none of its own."""
+    cases.add_device_argument(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
@@ -89,15 +89,17 @@ def run(options: argparse.Namespace, console: Console) -> None:
     columns = compared(QUICK_SAMPLES if options.quick else SAMPLES)
     rows = []
     for name, problem in PROBLEMS.items():
-        logits = torch.randn(problem.rows, problem.categories, requires_grad=True)
+        logits = torch.randn(problem.rows, problem.categories, device=options.device).requires_grad_()
         works = {column: partial(step, e, logits, torch.randn_like(logits)) for column, e in columns.items()}
-        times = timer.take_turns(works, QUICK_SECONDS if options.quick else SECONDS)
+        seconds = QUICK_SECONDS if options.quick else SECONDS
+        times = timer.take_turns(works, seconds, synchronise=cases.wait_for(options.device))
         for column, work in works.items():
             row = {"problem": name, "rows": problem.rows, "categories": problem.categories, "estimator": column}
-            row |= {"seconds": statistics.median(times[column]), "peak bytes": peak_bytes(work)}
+            row |= {"seconds": statistics.median(times[column]), "peak bytes": peak_bytes(work, options.device)}
             rows.append(row | {"published": problem.published.get(column, "")})
     _print(rows, console)
-    configuration = {"seed": options.seed, "quick": options.quick, "tau": 1.0, "samples": list(SAMPLES)}
+    configuration = {key: getattr(options, key) for key in ("device", "seed", "quick")}
+    configuration |= {"tau": 1.0, "samples": list(SAMPLES)}
     results.save(options.output, "efficiency", configuration, rows, _draw(rows))
 
 
