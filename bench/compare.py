@@ -29,7 +29,8 @@ def with_triton(calls: Calls, options: argparse.Namespace) -> Calls:
 def measure(calls: Calls, seconds: float, about: Row, options: argparse.Namespace) -> list[Row]:
     """A row for each peer, with what there is to say about all of them."""
     ours = next(iter(calls))
-    calls[ours]()  # at its first gradient PyTorch imports for seconds, which would be taken for a slow call
+    for call in calls.values():  # PyTorch imports for seconds and Triton compiles, once: no part of a call
+        call()
     if options.graphs:
         calls = {peer: captured(call) for peer, call in calls.items()}
     times = take_turns(calls, seconds, synchronise=cases.wait_for(options.device))

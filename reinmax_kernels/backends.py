@@ -76,6 +76,8 @@ def implementations(name: str, overload: str) -> dict[str, Callable[..., Any]]:
 
     @functools.cache
     def found() -> Callable[..., Any]:  # only when it is called: Triton's import takes a second
+        if not has_triton:  # the CUDA kernels leave some types to it, by its overload's name
+            return getattr(reference, name)  # type: ignore[no-any-return]
         kernels = importlib.import_module(f"{__package__}.triton_kernels")
         return getattr(kernels, name, getattr(reference, name))  # type: ignore[no-any-return]  # may have no kernel
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from . import backends, codebook_ops, rows
+from . import backends, codebook_ops, ops, rows
 from .categorical import operands
 
 ESTIMATORS = ("reinmax", "straight_through")
@@ -28,10 +28,11 @@ def codebook_lookup(
     \theta)` and the gradient :math:`v` of the vector :math:`B_D`, the one-hot's gradient would be :math:`g_j = \langle
     B_j, v \rangle`. The logits get what :func:`reinmax_kernels.reinmax` or :func:`reinmax_kernels.straight_through`
     makes of it. Where the categories of a row are adjacent, the kernels hold nothing of the logits' size but their
-    gradient: on the CPU the product is made for a few rows at a time; on GPUs for tiles that never leave the
-    registers. CUDA tensors are served by Triton's kernels, too, in which `tl.dot` multiplies on a GPU's matrix
-    units where these have the precision: a library's product, of cuBLAS for one, would write its tiles to memory,
-    to be read again. Without Triton it is the reference, which makes the product at once. The codebook gets
+    gradient: the product is made for a few rows at a time, or, of half types on GPUs, for tiles that never leave the
+    registers. Those are Triton's, for CUDA tensors too: its `tl.dot` multiplies on a GPU's matrix units, and cuBLAS
+    would write what it multiplies to memory, to be read again. Other types these units would round; there cuBLAS, or
+    what else PyTorch has, is several times as fast, 16 parts of the product or fewer, one after the other. Without
+    Triton half types are the reference's, which makes the product at once. The codebook gets
     :math:`\nabla_{B_j} = \sum_{i: D_i = j} v_i`, summed in float64: on the CPU in the order of the rows, on GPUs in
     pieces of 128 of them, without atomic additions: the same at every call and on every thread count.
 
@@ -45,8 +46,9 @@ def codebook_lookup(
         `(vectors, index)`: the vectors in the codebook's dtype and the logits' shape, with d in the place of C, and the
         int64 codes in the logits' shape less `dim`. The vectors are differentiable in logits and codebook, once.
         Products and sums of half types are computed in float32 or better, under autocast too (as torch.matmul does
-        float32 where the reference serves the call), float32 on GPUs without TF32, whatever PyTorch is set to. Kept for
-        the backward are logits and codebook, and an index and a float64 log-sum-exp a row.
+        float32 where the reference serves the call); those of float32 on GPUs without TF32, unless PyTorch is set to it
+        (`torch.set_float32_matmul_precision`). Kept for the backward are logits and codebook, and an index and a
+        float64 log-sum-exp a row.
 
     Raises:
         As :func:`reinmax_kernels.reinmax`, and TypeError for a codebook that is no floating-point tensor, ValueError
@@ -60,7 +62,8 @@ def codebook_lookup(
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator: expected one of {', '.join(ESTIMATORS)}; got {estimator!r}")
     rows_last, mask_last, seeds = operands(logits, dim, mask, generator, seed)
-    vectors, index, _ = codebook_ops.LOOKUPS[backends.overload(logits.device)][estimator].apply(
+    vectors, index, _ = ops.apply(
+        codebook_ops.LOOKUPS[backends.overload(logits.device)][estimator],
         rows_last,
         rows.codebook(codebook, rows_last),
         seeds,

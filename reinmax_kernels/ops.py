@@ -215,6 +215,18 @@ ESTIMATORS = {
 }
 
 
+def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """`function.apply(*args)`, of a function that has all arguments in order.
+
+    `Function.apply` binds default arguments by `inspect`, which takes twice as long as the rest of a small call, and
+    which these functions have no use for. This is the method of its base that it ends in.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*args)
+    alive = (unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args)
+    return super(torch.autograd.Function, function).apply(*alive)  # type: ignore[misc]
+
+
 def estimate(
     estimator: type[torch.autograd.Function],
     logits: Tensor,
@@ -226,10 +238,5 @@ def estimate(
     setting: float | None,
 ) -> tuple[Tensor, Tensor]:
     """(one_hot, probs) of logits [..., C], or (bits, probs) of logits, differentiable by one of ESTIMATORS."""
-    apply = estimator.apply
-    if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
-        # `Function.apply` binds default arguments by `inspect`, which takes twice as long as the rest of a small call,
-        # and which `forward` has no use for. This is the method of its base that it ends in.
-        apply, logits = super(torch.autograd.Function, estimator).apply, unwrap_if_dead(logits)  # type: ignore[misc]
-    drawn, probs, *_ = apply(logits, seed, mask, offset, row_offset, tau, setting)  # type: ignore[no-untyped-call]
+    drawn, probs, *_ = apply(estimator, logits, seed, mask, offset, row_offset, tau, setting)
     return drawn, probs

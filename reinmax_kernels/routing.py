@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backends, reference, router_ops, rows
+from . import backends, ops, reference, router_ops, rows
 from .reference.sample import accumulate_dtype
 
 _SCORES = ("softmax", "sigmoid")
@@ -84,7 +84,8 @@ def sparse_mixer(
     if backends.CHECKS:
         reference.require_experts_to_draw(logits, mask, int(k))
     router = router_ops.SPARSE_MIXER[backends.overload(logits.device)]
-    index, weight, _ = router.apply(
+    index, weight, _ = ops.apply(
+        router,
         logits,
         rows.seed_tensor(seed, generator, logits) if training else None,
         mask,
@@ -134,7 +135,7 @@ def topk_router(logits: Tensor, k: int, *, score: str = "softmax", normalize: bo
     if backends.CHECKS:
         reference.require_scores(logits)
     router = router_ops.TOPK_ROUTER[backends.overload(logits.device)]
-    index, weight = router.apply(logits, int(k), score == "sigmoid", bool(normalize))
+    index, weight = ops.apply(router, logits, int(k), score == "sigmoid", bool(normalize))
     return index, weight
 
 

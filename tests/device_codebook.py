@@ -13,18 +13,20 @@ REFERENCE = codebook_ops.OPS["reference"]
 BACKWARDS = ["codebook_reinmax_backward", "codebook_straight_through_backward"]
 ESTIMATORS = [("codebook_reinmax_backward", None), ("codebook_reinmax_backward", 0.5), (BACKWARDS[1], None)]  # and tau
 STREAM = 2**62 + 5, 2**32 - 20  # offset and row_offset
-CASES = [  # N, C, d and the dtypes of logits and codebook
-    (3, 1, 1, torch.float32, torch.float32),
-    (5, 2, 3, torch.float64, torch.float64),
-    (70, 33, 20, torch.bfloat16, torch.bfloat16),
-    (3, 130, 65, torch.float16, torch.float16),
-    (67, 100, 40, torch.float32, torch.float32),
-    (35, 70, 17, torch.float64, torch.float64),
+SAME = [  # N, C, d and the dtype of logits and codebook
+    (3, 1, 1, torch.float32),
+    (5, 2, 3, torch.float64),
+    (67, 100, 40, torch.float32),
+    (35, 70, 17, torch.float64),
+    (2, 1030, 5, torch.float64),
+    (1, 1500, 33, torch.float32),
+]
+SAME_HALF = [(70, 33, 20, torch.bfloat16), (3, 130, 65, torch.float16), (3, 1100, 16, torch.bfloat16)]
+MIXED = [  # N, C, d and the dtypes of logits and codebook
     (9, 64, 16, torch.float32, torch.bfloat16),
     (4, 65, 8, torch.float64, torch.float16),
     (4, 65, 8, torch.bfloat16, torch.float64),
 ]
-LONG = [(3, 1100, 16, torch.bfloat16), (2, 1030, 5, torch.float64), (1, 1500, 33, torch.float32)]  # shared by programs
 
 
 def target_of(logits, codebook):
@@ -47,7 +49,8 @@ class CodebookLookup:
     @pytest.mark.parametrize(
         ("rows", "categories", "d", "dtype"),
         [
-            *((n, c, d, dtype) for n, c, d, dtype, _ in CASES[:6]),
+            *SAME[:4],
+            *SAME_HALF[:2],
             (2, 1030, 1025, torch.float32),
             (2, 5000, 2, torch.float64),
             (2, 2050, 2, torch.bfloat16),
@@ -111,20 +114,15 @@ class CodebookLookup:
         assert torch.equal(grad_codebook, torch.zeros(5, 3))
 
 
-class CodebookBackward:
-    """The gradient of the logits."""
+class CodebookBackwardOfReals:
+    """The gradient of the logits, where all are float32 or float64."""
 
-    @pytest.mark.parametrize(("rows", "categories", "d", "dtype", "codebook_dtype"), CASES)
+    @pytest.mark.parametrize("processors", [None, 132])
+    @pytest.mark.parametrize(("rows", "categories", "d", "dtype"), SAME)
     @pytest.mark.parametrize(("name", "tau"), ESTIMATORS)
-    def test_gradients(self, executed, name, tau, rows, categories, d, dtype, codebook_dtype):
-        logits, codebook = random((rows, categories), dtype, 2), random((categories, d), codebook_dtype)
-        self.check(executed, name, random((rows, d), codebook_dtype), codebook, logits, tau)
-
-    @pytest.mark.parametrize(("rows", "categories", "d", "dtype"), LONG)
-    @pytest.mark.parametrize(("name", "tau"), ESTIMATORS)
-    def test_gradients_of_rows_in_parts(self, executed, name, tau, rows, categories, d, dtype):
+    def test_gradients(self, executed, name, tau, rows, categories, d, dtype, processors):
         logits, codebook = random((rows, categories), dtype, 2), random((categories, d), dtype)
-        self.check(executed, name, random((rows, d), dtype), codebook, logits, tau, processors=132)
+        self.check(executed, name, random((rows, d), dtype), codebook, logits, tau, processors=processors)
 
     def check(self, executed, name, v, codebook, logits, tau, mask=None, processors=None):
         _, index, log_sum_exp = REFERENCE["codebook_lookup"](logits, codebook, seed(), mask, 0, 0)
@@ -136,9 +134,12 @@ class CodebookBackward:
         scale = 1 + codebook.shape[1] ** 0.5  # of a product, whose terms are of size 1
         assert_close(grad, truth, scale * (4e-14 if logits.dtype == torch.float64 else 4e-6))
 
+    @pytest.mark.parametrize("of_each_row", [False, True])
     @pytest.mark.parametrize(("name", "tau"), ESTIMATORS)
-    def test_masks_and_what_a_forbidden_code_holds(self, executed, name, tau):
-        dtype = torch.bfloat16
+    def test_masks_and_what_a_forbidden_code_holds(self, executed, name, tau, of_each_row):
+        self.check_masks(executed, name, tau, torch.float32, of_each_row)
+
+    def check_masks(self, executed, name, tau, dtype, of_each_row=False):
         mask = torch.rand(100) < 0.7
         mask[0] = True
         logits, codebook = random((5, 100), dtype).masked_fill(~mask, torch.nan), random((100, 6), dtype)
@@ -147,8 +148,9 @@ class CodebookBackward:
         clean = codebook.nan_to_num(nan=1.0)
         _, index, log_sum_exp = REFERENCE["codebook_lookup"](logits, clean, seed(), mask, 0, 0)
         given = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+        allowed = mask.expand(5, -1) if of_each_row else mask
         with executed(target_of(logits, codebook)) as device:
-            grad = getattr(device, name)(v, codebook, logits, index, log_sum_exp, mask, given)
+            grad = getattr(device, name)(v, codebook, logits, index, log_sum_exp, allowed, given)
         assert (grad[:, ~mask] == 0).all()
         truth = REFERENCE[name](v.double(), clean.double(), logits.double(), index, log_sum_exp, mask, given)
         assert_close(grad, truth, 2e-5)
@@ -164,6 +166,26 @@ class CodebookBackward:
         logits, codebook, v = 1e4 * torch.randn(5, 70), torch.randn(70, 4), torch.randn(5, 4)
         logits[::2, 1:] = -torch.inf
         self.check(executed, name, v, codebook, logits, tau)
+
+
+class CodebookBackward(CodebookBackwardOfReals):
+    """The same of all types."""
+
+    @pytest.mark.parametrize("processors", [None, 132])
+    @pytest.mark.parametrize(("rows", "categories", "d", "dtype"), SAME_HALF)
+    @pytest.mark.parametrize(("name", "tau"), ESTIMATORS)
+    def test_gradients_of_half_types(self, executed, name, tau, rows, categories, d, dtype, processors):
+        self.test_gradients(executed, name, tau, rows, categories, d, dtype, processors)
+
+    @pytest.mark.parametrize(("rows", "categories", "d", "dtype", "codebook_dtype"), MIXED)
+    @pytest.mark.parametrize(("name", "tau"), ESTIMATORS)
+    def test_gradients_of_mixed_types(self, executed, name, tau, rows, categories, d, dtype, codebook_dtype):
+        logits, codebook = random((rows, categories), dtype, 2), random((categories, d), codebook_dtype)
+        self.check(executed, name, random((rows, d), codebook_dtype), codebook, logits, tau)
+
+    @pytest.mark.parametrize(("name", "tau"), ESTIMATORS)
+    def test_masks_of_half_types(self, executed, name, tau):
+        self.check_masks(executed, name, tau, torch.bfloat16)
 
 
 class CodebookGradient:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import device_bernoulli
 import device_boundaries
+import device_codebook
 import device_results
 import device_routers
 import filelock
@@ -79,7 +80,7 @@ def executed(native):
     """The kernels on the host, for the cases that all kernels share."""
 
     @contextmanager
-    def on_host(*, processors=None):
+    def on_host(target=None, *, processors=None):
         native.set_processors(processors or 1)
         yield Device()
 
@@ -131,6 +132,17 @@ class TestGradientsOfBits(device_bernoulli.Gradients):
 
 class TestElements(device_bernoulli.Elements):
     pass
+
+
+class TestCodebookBackward(device_codebook.CodebookBackwardOfReals):
+    @pytest.mark.parametrize("name", device_codebook.BACKWARDS)
+    def test_several_products(self, executed, name):
+        """Of 2^20 elements or a 16th of the rows each: the last one has fewer rows."""
+        logits, codebook, v = torch.randn(5, 2**19), torch.randn(2**19, 3), torch.randn(5, 3)
+        mask = torch.rand(5, 2**19) < 0.9
+        mask[:, 0] = True
+        for allowed in (None, mask):
+            self.check(executed, name, v, codebook, logits, None, allowed)
 
 
 # Functions by themselves, over more numbers than any row holds.

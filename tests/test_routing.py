@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 import torch
 
-from reinmax_kernels import backends, router_ops, routing
+from reinmax_kernels import backends, ops, router_ops, routing
 
 FORMS = [(score, normalize) for score in ("softmax", "sigmoid") for normalize in (True, False)]
 SIZES = [(2, 1), (2, 2), (7, 3), (8, 2), (32, 32), (33, 1), (64, 8), (100, 100), (1024, 4)]
@@ -375,8 +375,7 @@ def test_the_routers_check_where_they_are_told_to(monkeypatch, checks):
         raise RuntimeError("served")
 
     monkeypatch.setattr(backends, "CHECKS", checks)
-    monkeypatch.setattr(router_ops, "SPARSE_MIXER", {"default": mock.Mock(apply=served)})
-    monkeypatch.setattr(router_ops, "TOPK_ROUTER", {"default": mock.Mock(apply=served)})
+    monkeypatch.setattr(ops, "apply", served)
     monkeypatch.setattr(router_ops, "OPS", {"default": {"dispatch_plan": served, "expert_counts": served}})
     bad = torch.zeros(2, 3, 4)
     bad[1, 0, 2] = torch.nan

@@ -21,9 +21,12 @@ def backward(
     mask: Tensor | None,
     tau: Tensor | None,
     setting: float | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """The gradient [..., C] of the logits by one estimator; a row without a distribution has NaN."""
-    grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    """The gradient [..., C] of the logits by one estimator, to a contiguous `out` where there is one; a row without a
+    distribution has NaN.
+    """
+    grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format) if out is None else out
     rows, categories, device = index.numel(), logits.shape[-1], logits.device
     if rows == 0:
         return grad_logits

@@ -24,6 +24,18 @@ inline Tensor empty_beside(const Tensor& logits, const std::vector<int64_t>& siz
   return empty(sizes, dtype, type, logits.get_device());
 }
 
+// Memory that is the kernels' own until they have run: torch's allocator gives it to nobody else on this stream before.
+class Scratch {
+ public:
+  Scratch(const Tensor& logits, int64_t bytes) {
+    if (bytes > 0) memory_.push_back(empty_beside(logits, {bytes}, ScalarType::Byte));
+  }
+  void* data() const { return memory_.empty() ? nullptr : memory_[0].mutable_data_ptr(); }
+
+ private:
+  std::vector<Tensor> memory_;  // one or none
+};
+
 // Tensors that are broadcast to a shape, as two loops over its dimensions reach them all. The first one's are the
 // logits.
 template <int kTensors>

@@ -12,18 +12,6 @@
 namespace reinmax_kernels::cuda {
 namespace {
 
-// Memory that is the kernels' own until they have run: torch's allocator gives it to nobody else on this stream before.
-class Scratch {
- public:
-  Scratch(const Tensor& logits, int64_t bytes) {
-    if (bytes > 0) memory_.push_back(empty_beside(logits, {bytes}, ScalarType::Byte));
-  }
-  void* data() const { return memory_.empty() ? nullptr : memory_[0].mutable_data_ptr(); }
-
- private:
-  std::vector<Tensor> memory_;  // one or none
-};
-
 // Draws into `arguments`, whose outputs the caller has allocated.
 void draw(SampleArguments& arguments, const Tensor& logits, const Tensor& seed_given, const std::optional<Tensor>& mask,
           int64_t offset, int64_t row_offset, const Shape& shape) {

@@ -18,7 +18,7 @@ from reinmax_kernels import triton_kernels
 
 INTEGERS = {"i32": np.int32, "i64": np.int64}
 UNSIGNED = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
-OUTPUTS = {"Drawn", "Chunks", "Partial", "Routed"}  # tuples of tensors, written before they are read
+OUTPUTS = {"Drawn", "Chunks", "Partial", "RowSums", "Routed"}  # tuples of tensors, written before they are read
 WRITTEN = {  # and tensors
     "bits_ptr",
     "chosen_ptr",

@@ -165,7 +165,9 @@ def test_topk_router(device, experts, dtype, normalize, score):
 def test_dispatch_plan(device, experts, length):
     index = torch.randint(experts, (length,))
     found = routing.dispatch_plan(index.to(device), experts)
-    for ours, expected in zip(found, routing.dispatch_plan(index, experts), strict=True):
+    with reinmax_kernels.backend("reference"):
+        reference = routing.dispatch_plan(index, experts)
+    for ours, expected in zip(found, reference, strict=True):
         assert torch.equal(ours.cpu(), expected)
 
 
@@ -193,7 +195,9 @@ def test_load_balance_loss(device, experts):
     probs = torch.randn(5000, experts).softmax(-1)
     index = probs.topk(2).indices
     loss = routing.load_balance_loss(probs.to(device), index.to(device))
-    assert torch.allclose(loss.cpu(), routing.load_balance_loss(probs, index), rtol=1e-5)
+    with reinmax_kernels.backend("reference"):
+        expected = routing.load_balance_loss(probs, index)
+    assert torch.allclose(loss.cpu(), expected, rtol=1e-5)
 
 
 def test_a_graph_replays_a_plan_of_other_assignments(device):

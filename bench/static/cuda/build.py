@@ -16,13 +16,13 @@ import torch
 from torch.utils import cpp_extension
 
 import cuda_toolkit
-from reinmax_kernels import ops, router_ops
+from reinmax_kernels import codebook_ops, ops, router_ops
 
 from ... import sass
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
-OPS = {**ops.TABLE, **router_ops.TABLE}  # the op tables that have files in csrc/cuda
+OPS = {**ops.TABLE, **router_ops.TABLE, **codebook_ops.TABLE}  # the op tables that have files in csrc/cuda
 TORCH_ABI = "0x020A000000000000"  # as in setup.py
 WRAPPED = (  # torch's functions that the fake runtime stands in for
     "aoti_torch_empty_strided",
