@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compilation
 import numpy as np
 import pytest
 import torch
@@ -39,7 +40,7 @@ def native(tmp_path_factory):
     # The sanitizers' code takes three times as long to optimise further.
     flags = ["-std=c++17", "-O1" if SANITIZE else "-O2", "-g", "-ffp-contract=off", "-Wno-psabi"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if SANITIZE else []
-    return cpp_extension.load(
+    return compilation.load(
         name="reinmax_kernels_native_test",
         sources=[str(path) for path in SOURCES],
         extra_include_paths=[str(ROOT / "csrc")],

@@ -8,6 +8,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+import compilation
 import device_bernoulli
 import device_boundaries
 import device_codebook
@@ -18,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from test_native import KNOWN_ANSWERS
-from torch.utils import cpp_extension
 
 from bench.static.cuda.build import OPS
 from reinmax_kernels.reference import contract
@@ -40,7 +40,7 @@ def build(folder):
         if not sources[-1].exists():
             sources[-1].write_text(f'#include "{firsts[path.suffix]}"\n\n#include "cuda/{path.name}"\n')
     sanitizers = SANITIZERS if os.environ.get("REINMAX_KERNELS_SANITIZE") == "1" else []
-    return cpp_extension.load(
+    return compilation.load(
         name="reinmax_kernels_native_cuda_test",
         sources=[str(path) for path in sources],
         extra_include_paths=[str(HOST), str(ROOT / "csrc")],

@@ -15,7 +15,7 @@ class DispatchPlan {
  public:
   DispatchPlan(const int64_t* index, int64_t length, int64_t experts)
       : index_(index), length_(length), experts_(experts) {
-    constexpr int64_t kMostParts = 64, kLeast = 1 << 14;  // assignments worth a part
+    constexpr int64_t kMostParts = 64, kLeast = 1 << 15;  // assignments worth a part, and a thread
     part_ = std::max({kLeast, experts, (length + kMostParts - 1) / kMostParts});
     next_.assign(size_t(parts() * experts), 0);
   }

@@ -33,6 +33,7 @@ WRAPPED = (  # torch's functions that the fake runtime stands in for
     "aoti_torch_create_device_guard",
     "aoti_torch_delete_device_guard",
 )
+MOST_SAID = 8000  # characters of a compiler's errors: pytest keeps them for each test that wanted the build
 JOBS = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
 PART = re.compile(r"^(?=\.(?:visible|weak|extern|entry|func)\b)", re.MULTILINE)
 ENTRY = re.compile(r"\.entry\s+([\w$]+)")
@@ -118,7 +119,8 @@ def nvcc(architecture: int, *arguments: object) -> None:
 def run(command: Sequence[object]) -> None:
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if result.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}\n{result.stdout}{result.stderr}")
+        said = f"{result.stdout}{result.stderr}"[:MOST_SAID]
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{said}")
 
 
 def build(architecture: int, folder: Path, source: Path = ROOT / "csrc") -> None:
