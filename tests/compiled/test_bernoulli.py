@@ -33,7 +33,7 @@ FAULTS = {  # an op, what is taken for something else in its kernel, and what fi
     "which bit is likelier": ("bernoulli", r"setp\.ge\.f32", "setp.lt.f32", None),
     "the tail that is read": ("bernoulli", r"@%p\d+ (ld\.global\.(?:v\d\.)?b\d+)", r"\1", Kind.OUT_OF_BOUNDS),
     "the tail that is written": ("bernoulli", r"@%p\d+ (st\.global\.(?:v\d\.)?b\d+)", r"\1", Kind.OUT_OF_BOUNDS),
-    "the probability of a bit": ("bernoulli_reinmax_backward", r"neg\.f32", "mov.b32", None),
+    "the probability of a bit": ("bernoulli_reinmax_backward", "0f([3B])FB8AA3B", r"0f\1F38AA3B", None),
     "the bits of a uniform": (
         "bernoulli_gumbel_softmax_backward",
         r"shr\.u32(\s+%r\d+, %r\d+), 9;",

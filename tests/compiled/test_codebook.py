@@ -93,7 +93,7 @@ FAULTS = {  # an op, and what is taken for something else in its kernel
     "a type of the product": ("codebook_reinmax_backward", r"f32\.bf16\.bf16\.f32", "f32.f16.f16.f32"),
     "the dot product at the drawn category": ("codebook_reinmax_backward", r"(shfl\.sync\.bfly.*), 2,", r"\1, 1,"),
     "the sum of a piece": ("codebook_gradient", r"add(\.rn)?\.f64", "sub.rn.f64"),
-    "which codes are the same": ("codebook_gradient", r"setp\.ne\.(s32|b32|u32)", r"setp.lt.s32"),
+    "which codes are the same": ("codebook_gradient", r"setp\.ne\.(s32|b32|u32)", r"setp.eq.s32"),
     "a row's offset": ("codebook_lookup", r"mul\.lo\.s64", "add.s64"),
 }
 
