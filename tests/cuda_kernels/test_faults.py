@@ -211,6 +211,7 @@ FAULTS = {
     "seed's words": ("short", WRONG, "../contract.h", "key0 = key, key1 = key >> 32", "key0 = key >> 32, key1 = key"),
     "row's words": ("short", WRONG, "../contract.h", "({row, row >> 32,", "({row >> 32, row,"),
     "uniform's words": ("short", WRONG, "../contract.h", "| w.w3 << 32", "| w.w1 << 32"),
+    "neighbours' accesses": ("rounds", WRONG, "sample_short.cuh", "odd ? first : second", "odd ? second : first"),
     "own prefix sum": ("few", WRONG, "sample_few.cuh", "through[e - 1] <=", "through[e] <="),
     "row of a thread": ("an odd number of few", WRONG, "sample_few.cuh", "uint64_t(first + r)", "uint64_t(first)"),
     "lane left out": ("medium", WRONG, "weights.cuh", "distance = 1; distance", "distance = 2; distance"),
