@@ -25,6 +25,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(5, 10), (4, 64), (2, 1000), (1, 1030)]  # several rows to a program, one, and one of several chunks
 LONG = [16384 + 16, 16385]
 CASES = [*((shape, torch.float32) for shape in SHAPES), *zip(SHAPES, DTYPES[1:] * 2, strict=False)]
+CASES += [((5, 200), torch.float32)]  # two accesses of 16 bytes to each thread of a warp
 NOISE = sorted(name.removesuffix("_u") for name in VECTORS.files if name.startswith("noise") and name.endswith("_u"))
 IN_PARTS = 132  # multiprocessors, for which one long row is far too little work
 
