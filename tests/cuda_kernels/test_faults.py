@@ -259,7 +259,10 @@ FAULTS = {
     "largest without the first": ("gradient of mixed", WRONG, "experts.cuh", "position(a) + e == expert ?", "false ?"),
     "zeros in order": ("best", WRONG, "topk_router.cu", "x == 0 ? Real(0) : x", "x"),
     "equals in order": ("best long", WRONG, "topk_router.cu", "return min(a, b); }", "return max(a, b); }"),
-    "taken experts": ("best", WRONG, "topk_router.cu", "taken_ |= 1u << element_;", ""),
+    "taken experts": ("best long", WRONG, "topk_router.cu", "taken_ |= 1u << element_;", ""),
+    "taken keys": ("best", WRONG, "topk_router.cu", "i == element ? Order::kTaken : keys_[i]", "keys_[i]"),
+    "first of equal keys": ("best", WRONG, "topk_router.cu", "i = kElements - 1; i >= 0; --i", "i = 0; i < 8; ++i"),
+    "thread of equal keys": ("best", WRONG, "topk_router.cu", "__ffs(int(having)) - 1 != round.rank", "best_ != key"),
     "sum over the chosen": ("gradient of best", WRONG, "topk_router.cu", "(arrived(s) - common)", "arrived(s)"),
     "sum over all": ("gradient of the best of all", WRONG, "topk_router.cu", "(total * total)", "total"),
     "experts set to zero": (
