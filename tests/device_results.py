@@ -25,6 +25,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(5, 10), (4, 64), (2, 1000), (1, 1030)]  # several rows to a program, one, and one of several chunks
 LONG = [16384 + 16, 16385]
 CASES = [*((shape, torch.float32) for shape in SHAPES), *zip(SHAPES, DTYPES[1:] * 2, strict=False)]
+CASES += [((5, 200), torch.float32)]  # two accesses of 16 bytes to each thread of a warp
 NOISE = sorted(name.removesuffix("_u") for name in VECTORS.files if name.startswith("noise") and name.endswith("_u"))
 IN_PARTS = 132  # multiprocessors, for which one long row is far too little work
 
@@ -274,7 +275,7 @@ class Rows:
     """Masks, strides, rows without a distribution."""
 
     @pytest.mark.parametrize("name", BACKWARDS)
-    @pytest.mark.parametrize("categories", [10, 1100, 16385])
+    @pytest.mark.parametrize("categories", [8, 10, 1100, 16385])
     def test_masks(self, executed, categories, name):
         torch.manual_seed(3)
         logits, g = torch.randn(2, categories), torch.randn(2, categories)
@@ -287,6 +288,7 @@ class Rows:
             grad = backward(device, name, g, None, logits, *expected[2:], mask, None)
         assert torch.equal(index, expected[2])
         assert (probs[:, ~mask] == 0).all()
+        assert torch.allclose(probs, expected[1], atol=3e-7)
         assert (grad[:, ~mask] == 0).all()
         assert torch.allclose(grad, true_backward(name, g, None, logits, *expected[2:], mask, None), atol=1e-6)
 

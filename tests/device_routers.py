@@ -110,6 +110,7 @@ class TopkRouter:
             ((9, 10), torch.float64, 10),
             ((6, 64), torch.float16, 6),
             ((3, 100), torch.float32, 7),
+            ((5, 200), torch.float32, 9),  # a warp to a row
             ((2, 1024), torch.float32, 2),
         ],
     )

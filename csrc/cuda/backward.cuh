@@ -63,11 +63,12 @@ void backward_lanes(const BackwardArguments& arguments, Stream stream) {
   launch(backward_lanes_kernel<Estimator, T, kRelaxation>, grid, kLanesThreads, 0, stream, arguments, group);
 }
 
-template <class Estimator, class T, int kWidth, Relaxation kRelaxation, bool kGradProbs>
+template <class Estimator, class T, int kWidth, Relaxation kRelaxation, bool kGradProbs,
+          int kElements = kHeld<T, kWidth, kGradProbs>>
 void backward_medium(const BackwardArguments& arguments, Stream stream) {
   const Logits& logits = arguments.logits;
-  const Shape shape(logits.rows, ceil_divide(logits.categories, kHeld<T, kWidth, kGradProbs> * kWarp));
-  const auto kernel = backward_medium_kernel<Estimator, T, kWidth, kRelaxation, kGradProbs>;
+  const Shape shape(logits.rows, ceil_divide(logits.categories, kElements * kWarp));
+  const auto kernel = backward_medium_kernel<Estimator, T, kWidth, kRelaxation, kGradProbs, kElements>;
   launch(kernel, dim3(shape.blocks), shape.threads, 0, stream, arguments, shape.warps);
 }
 
@@ -99,9 +100,11 @@ void backward_beyond_short(const BackwardArguments& arguments, void* scratch, St
       }
     }
     if constexpr (kHoldsMoreWithoutGradProbs<T, kWidth>) {
-      // Not where a warp would have registers for two rows.
-      constexpr int kLeast = kHeld<T, kWidth, true> * kWarp, kMost = kHeld<T, kWidth, false> * kMostWarps * kWarp;
-      if (kLeast < categories && categories <= kMost) {
+      constexpr int kFew = kHeld<T, kWidth, true>;  // where else a warp would have registers for two rows
+      if (categories <= kFew * kWarp) {
+        return backward_medium<Estimator, T, kWidth, kRelaxation, false, kFew>(arguments, stream);
+      }
+      if (categories <= kHeld<T, kWidth, false> * kMostWarps * kWarp) {
         return backward_medium<Estimator, T, kWidth, kRelaxation, false>(arguments, stream);
       }
     }

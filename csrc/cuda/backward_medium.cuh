@@ -25,12 +25,12 @@ __device__ __forceinline__ void forget_exponentials(Pack<Real, kWidth>& x) {
 }
 
 // A warp to a row, or a whole block. kWidth elements at a time, and fewer than 2 kWidth at a row's ends one by one.
-// Without kGradProbs there is no gradient of the probabilities.
-template <class Estimator, class T, int kWidth, Relaxation kRelaxation, bool kGradProbs>
+// A thread has kElements at most. Without kGradProbs there is no gradient of the probabilities.
+template <class Estimator, class T, int kWidth, Relaxation kRelaxation, bool kGradProbs, int kElements>
 __global__ void __launch_bounds__(kMostThreads, 1)
     backward_medium_kernel(const BackwardArguments arguments, Warps warps) {
   using Real = Computed<T>;
-  constexpr int kAccesses = kHeld<T, kWidth, kGradProbs> / kWidth;
+  constexpr int kAccesses = kElements / kWidth;
   constexpr bool kGapped = kRelaxation == Relaxation::kGapped;
   constexpr bool kTwoExponentials = kRelaxation == Relaxation::kTempered || (kGapped && kGradProbs);  // of a logit
   const int threads = warps.threads(), thread = warps.thread();

@@ -307,12 +307,14 @@ ShortWork router_work(const Logits& logits) {
 }
 
 // Launches kernel_of(T{}, width, is_long): by the type of the elements, and as constants how rows are accessed and
-// whether they are long.
+// whether they are long. one_round: a warp that holds a whole row has no other one.
 template <class Arguments, class KernelOf>
-void launch_router(const Arguments& arguments, Stream stream, KernelOf kernel_of) {
+void launch_router(const Arguments& arguments, Stream stream, KernelOf kernel_of, bool one_round = false) {
   const Logits& logits = arguments.logits;
   const auto launch_one = [&](auto zero, auto width, auto is_long) {
-    const ShortWork work = router_work<decltype(zero), width(), is_long()>(logits);
+    using T = decltype(zero);
+    ShortWork work = router_work<T, width(), is_long()>(logits);
+    if (one_round && Experts<T, width(), is_long()>::kHeld && work.rows_of_round() == 1) work.rounds = 1;
     launch(kernel_of(zero, width, is_long), work.grid(logits.rows), 32 * kShortWarps, 0, stream, arguments, work);
   };
   dispatch(logits.dtype, [&](auto zero) {

@@ -8,11 +8,30 @@
 
 namespace reinmax_kernels::cuda {
 
+// Whether a thread stores its elements as two accesses of 16 bytes. Each would fill half of a sector, of 32 bytes, and
+// memory takes whole ones.
+template <class T, int kWidth>
+constexpr bool kFillsHalfSectors = std::is_same_v<T, float> && kWidth > 1;
+
+// Of four adjacent accesses' elements, of which an even thread has the first two and the next one the others: then one
+// has the first and the third, the other the second and the fourth. At a distance of 0 an even thread keeps its own.
+template <int kWidth>
+__device__ __forceinline__ void interleave(Pack<float, kWidth> (&accesses)[2], bool odd, int distance) {
+#pragma unroll
+  for (int e = 0; e < kWidth; ++e) {
+    const float first = accesses[0][e], second = accesses[1][e];
+    const float received = __shfl_xor_sync(kAllLanes, odd ? first : second, distance);
+    accesses[0][e] = odd ? received : first;
+    accesses[1][e] = odd ? second : received;
+  }
+}
+
 template <class T, int kWidth, bool kDense>
 __global__ void __launch_bounds__(32 * kShortWarps, 8)
     sample_short_kernel(const SampleArguments arguments, const ShortWork work) {
   constexpr int kElements = kShortElements<T, kWidth>;
   constexpr bool kDouble = std::is_same_v<T, double>, kStaged = kWidth == 1, kAtOnce = !kStaged && !kDouble;
+  constexpr bool kSwaps = kDense && kFillsHalfSectors<T, kWidth>;
   using Real = Computed<T>;
   __shared__ NumbersOfRows<T, kDense, 32> numbers_of_warp[kShortWarps];
   __shared__ Stage<T> stage_of_warp[kStaged ? kShortWarps : 1];
@@ -22,7 +41,8 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
 
   const int threads = 1 << work.group_bits, groups = 32 >> work.group_bits;
   const int categories = int(arguments.logits.categories);
-  const int elements = kDouble && !kStaged ? kElements : work.elements;  // known where registers are few
+  // Known to the compiler where that takes no more registers, of which others have just few enough.
+  const int elements = (kDouble && !kStaged) || kSwaps ? kElements : work.elements;
   const int64_t first = (int64_t(blockIdx.x) * kShortWarps + warp) * (groups * work.rounds);
   const int rows = int(min(int64_t(groups * work.rounds), arguments.logits.rows - first));
   // Loads of the next round's rows are under way while these are drawn from; a mask is waited for.
@@ -118,13 +138,20 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
         for (int i = 0; i < count; i += kWidth) store(i, probability(load(i)));
       } else {
         const float scale = 2 * inverse(total);  // NaN is 0 times it where there is no sum
+        Pack<Real, kWidth> probs[kElements / kWidth];
 #pragma unroll
-        for (int i = 0; i < kElements; i += kWidth) {
-          if (i >= elements) break;
-          Pack<Real, kWidth> probs;
+        for (int i = 0; i < kElements; ++i) probs[i / kWidth][i % kWidth] = half_weights[i] * scale;
+        int from = begin, step = kWidth;
+        if constexpr (kSwaps) {
+          const int odd = rank & 1, distance = threads > 1 ? 1 : 0;
+          interleave(probs, odd, distance);
+          from -= odd * kWidth;
+          step += distance * kWidth;
+        }
 #pragma unroll
-          for (int e = 0; e < kWidth; ++e) probs[e] = half_weights[i + e] * scale;
-          if (i < count) store(i, probs);
+        for (int a = 0; a < kElements / kWidth; ++a) {
+          const int j = from + a * step;
+          if (is_here && j < categories) out.store(j, probs[a]);
         }
       }
       if constexpr (kStaged) {

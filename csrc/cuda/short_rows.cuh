@@ -2,6 +2,8 @@
 // are shared out, how they come to the threads, and a draw from them.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/launch.cuh"
 #include "cuda/warp_chunk.cuh"
 
@@ -45,11 +47,12 @@ template <class T, int kWidth>
 constexpr int kMostShortDraw = 32 * kShortElements<T, kWidth>;
 
 template <class T, int kWidth>
-ShortWork short_work(const Logits& logits) {
+ShortWork short_work(const Logits& logits, int most_rounds = 32) {
   ShortWork work{};
   while ((kShortElements<T, kWidth> << work.group_bits) < logits.categories) ++work.group_bits;
   work.elements = int(ceil_divide(logits.categories, int64_t{kWidth} << work.group_bits)) * kWidth;
-  work.rounds = rounds_per_warp(ceil_divide(logits.rows, work.rows_of_round()), 1 << work.group_bits);
+  most_rounds = std::min(most_rounds, 1 << work.group_bits);
+  work.rounds = rounds_per_warp(ceil_divide(logits.rows, work.rows_of_round()), most_rounds);
   work.packed = lie_side_by_side(logits);
   return work;
 }

@@ -54,7 +54,7 @@ struct Score {
   }
 };
 
-// Those of a thread's experts that were not taken, of which the best is known.
+// Those of a thread's experts that were not taken, of which the best is known. They are read each time.
 template <class T, int kWidth, bool kLong>
 class ExpertsLeft {
   using Row = Experts<T, kWidth, kLong>;
@@ -71,17 +71,16 @@ class ExpertsLeft {
     find_best();
   }
 
-  // The best expert of the row, which all its threads hear of and is not left then.
+  // Takes the best expert of the row. Its thread is told which it is, others kNoExpert, and all its key.
   __device__ __forceinline__ int take(const Round& round, Key& key) {
     const auto larger_key = [](Key a, Key b) { return a < b ? b : a; };
     const auto lower = [](int a, int b) { return min(a, b); };
     const int own = row_.position(element_ / kWidth) + element_ % kWidth;
     key = reduce(key_, larger_key, round.threads);
     const int expert = reduce(key_ == key ? own : kNoExpert, lower, round.threads);
-    if (key_ == key && own == expert) {
-      taken_ |= 1u << element_;
-      find_best();
-    }
+    if (key_ != key || own != expert) return kNoExpert;
+    taken_ |= 1u << element_;
+    find_best();
     return expert;
   }
 
@@ -104,13 +103,65 @@ class ExpertsLeft {
   int element_;
 };
 
+// The same, their keys in registers. Those of a lower rank are lower experts.
+template <class T, int kWidth>
+class HeldExpertsLeft {
+  using Row = Experts<T, kWidth, false>;
+  using Order = cuda::Order<Computed<T>>;
+
+ public:
+  using Key = typename Order::Key;
+
+  __device__ __forceinline__ explicit HeldExpertsLeft(const Row& row) : first_(row.position(0)) {
+#pragma unroll
+    for (Key& each : keys_) each = Order::kTaken;
+    row.each([&](int a, const auto& x) {
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) {
+        if (row.has(row.position(a))) keys_[a * kWidth + e] = Order::key(x[e]);
+      }
+    });
+    find_best();
+  }
+
+  __device__ __forceinline__ int take(const Round& round, Key& key) {
+    key = round.threads == 32 ? __reduce_max_sync(kAllLanes, best_)
+                              : reduce(best_, [](Key a, Key b) { return max(a, b); }, round.threads);
+    const unsigned having = __ballot_sync(kAllLanes, best_ == key) >> (round.lane - round.rank);
+    if (__ffs(int(having)) - 1 != round.rank) return kNoExpert;
+    int element = 0;
+#pragma unroll
+    for (int i = kElements - 1; i >= 0; --i) element = keys_[i] == key ? i : element;
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) keys_[i] = i == element ? Order::kTaken : keys_[i];
+    find_best();
+    return first_ + element;
+  }
+
+ private:
+  static constexpr int kElements = Row::kElements;
+
+  __device__ __forceinline__ void find_best() {
+    best_ = keys_[0];
+#pragma unroll
+    for (int i = 1; i < kElements; ++i) best_ = max(best_, keys_[i]);
+  }
+
+  int first_;
+  Key keys_[kElements], best_;
+};
+
+// To be resident at least.
+template <class Row>
+constexpr int kTopkBlocks = Row::kHeld ? 10 : kRouterBlocks;
+
 // Threads that search take down whom they have chosen, for neighbouring threads to write results side by side.
 template <class T, int kWidth, bool kLong>
-__global__ void __launch_bounds__(32 * kShortWarps, kRouterBlocks)
+__global__ void __launch_bounds__(32 * kShortWarps, (kTopkBlocks<Experts<T, kWidth, kLong>>))
     topk_router_kernel(const TopkRouterArguments arguments, const ShortWork work) {
   using Row = Experts<T, kWidth, kLong>;
   using Real = Computed<T>;
-  using Left = ExpertsLeft<T, kWidth, kLong>;
+  using Left = std::conditional_t<Row::kHeld, HeldExpertsLeft<T, kWidth>, ExpertsLeft<T, kWidth, kLong>>;
   __shared__ typename Row::Stage stage_of_warp[kShortWarps];
   __shared__ unsigned short chosen_of_warp[kShortWarps][32 * Row::kElements];
   auto& stage = stage_of_warp[threadIdx.x / 32];
@@ -132,7 +183,7 @@ __global__ void __launch_bounds__(32 * kShortWarps, kRouterBlocks)
       const Real x = Order<Real>::number(key);
       if (s == 0) best = x;
       if (arguments.normalize) total += Score<Real>(arguments.sigmoid, true, best)(x);
-      if (round.is_here && round.rank == 0) chosen[round.group * k + s] = static_cast<unsigned short>(expert);
+      if (round.is_here && expert != kNoExpert) chosen[round.group * k + s] = static_cast<unsigned short>(expert);
     }
     if (over_row) {
       experts.each([&](int, const auto& x) {
@@ -221,9 +272,10 @@ __global__ void __launch_bounds__(32 * kShortWarps, kRouterBlocks)
 }
 
 void topk_router(const TopkRouterArguments& arguments, Stream stream) {
-  launch_router(arguments, stream, [](auto zero, auto width, auto is_long) {
+  const auto kernel_of = [](auto zero, auto width, auto is_long) {
     return topk_router_kernel<decltype(zero), width(), is_long()>;
-  });
+  };
+  launch_router(arguments, stream, kernel_of, true);
 }
 
 void topk_router_backward(const TopkRouterBackwardArguments& arguments, Stream stream) {

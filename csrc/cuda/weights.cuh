@@ -140,12 +140,15 @@ __device__ __forceinline__ uint64_t shuffle(uint64_t x, int lane) {
 template <int kMost>
 __device__ __forceinline__ int first_above(const float (&half_weights)[kMost], int elements, uint64_t before,
                                            uint64_t target) {
-  int passed = 0;
+  const int64_t left = int64_t(target - before);  // until the sum is above; less than 2^50, so 32 bits hold both parts
+  int high = int(left >> 22), low = int(left & 0x3FFFFF), passed = elements;
 #pragma unroll
   for (int e = 0; e < kMost; ++e) {
     if (e >= elements) break;
-    before += integer_weight(half_weights[e]);
-    passed += before <= target;
+    const WeightBits bits(half_weights[e]);
+    high -= int(bits.high - WeightBits::kHighZero);
+    low -= int(bits.low - WeightBits::kLowZero);
+    passed += (high + (low >> 22)) >> 31;  // -1 where it is above
   }
   return passed;
 }

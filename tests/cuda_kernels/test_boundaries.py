@@ -22,6 +22,7 @@ FAULTS = {
     **{f"step {number} rounds twice": rounded_twice(each) for number, each in enumerate(STEPS, 1)},
     "integers rounded down": Fault("cuda/weights.cuh", "rest = __fmaf_rn(", "rest = __fmaf_rd("),
     "integers rounded up": Fault("cuda/weights.cuh", "rest = __fmaf_rn(", "rest = __fmaf_ru("),
+    "low bits of a prefix sum": Fault("cuda/weights.cuh", "(high + (low >> 22)) >> 31", "high >> 31"),
 }
 OF_CHUNKS = {
     "step 6 rounds twice": rounded_twice(STEPS[-1]),

@@ -23,6 +23,10 @@ template <class T>
 constexpr T min(T a, T b) {
   return b < a ? b : a;
 }
+template <class T>
+constexpr T max(T a, T b) {
+  return a < b ? b : a;
+}
 
 // What one access moves. It may be to memory of any type.
 struct __attribute__((may_alias, aligned(8))) uint2 {
