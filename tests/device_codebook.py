@@ -200,23 +200,34 @@ class CodebookGradient:
             (700, 40, 6, torch.float32),
             (300, 1000, 33, torch.float64),
             (385, 1, 4, torch.float16),
+            (2100, 900, 3, torch.float32),
+            (1100, 2**23, 1, torch.float16),
         ],
     )
     def test_sums(self, executed, rows, codes, d, dtype):
         index = torch.randint(codes, (rows,))
+        index[-1] = codes - 1
         if codes > 3:
             index[:300] = 3  # one code that several programs share
         self.check(executed, random((rows, d), dtype), index, codes)
 
-    @pytest.mark.parametrize("before", [0, 1, 127, 128, 129])
+    @pytest.mark.parametrize("before", [0, 1, 31, 32, 33, 127, 128, 129])
     def test_codes_that_begin_and_end_anywhere(self, executed, before):
-        """Of codes drawn 256 times, in pieces of 128 rows."""
+        """Of codes drawn 256 times, in pieces of 128 rows or of 32."""
         index = torch.cat([torch.zeros(before, dtype=torch.int64), *(torch.full((256,), code) for code in (2, 5, 6))])
         self.check(executed, torch.randn(len(index), 3).double(), index, 8)
 
     def test_strides(self, executed):
         index = torch.randint(5, (3, 4)).T
         self.check(executed, torch.randn(2, 4, 3).movedim(0, -1), index, 5)
+
+    def test_a_row_without_a_number_disturbs_no_other_code(self, executed):
+        v, index = torch.randn(40, 3), torch.arange(40) % 7
+        v[9] = torch.nan
+        with executed() as device:
+            grad = device.codebook_gradient(v, index, 8)
+        assert grad[2].isnan().all()
+        assert grad[torch.arange(8) != 2].isfinite().all()
 
     def check(self, executed, v, index, codes):
         with executed() as device:
@@ -225,3 +236,36 @@ class CodebookGradient:
         assert (grad.shape, grad.dtype) == ((codes, v.shape[-1]), v.dtype)
         assert_close(grad, expected, 1e-13)
         assert (grad[index.flatten().bincount(minlength=codes) == 0] == 0).all()
+
+
+class CodebookGradientBySorting(CodebookGradient):
+    """The same of the CUDA kernels, which sort the rows themselves."""
+
+    def test_no_rows(self, executed):
+        with executed() as device:
+            grad = device.codebook_gradient(torch.randn(0, 3), torch.zeros(0, dtype=torch.int64), 5)
+        assert torch.equal(grad, torch.zeros(5, 3))
+
+    def test_the_order_of_sums_is_that_of_the_rows(self, executed):
+        """But for the last of them the terms cancel out in this order, and in no other one that a sort might give."""
+        index = torch.tensor([1, 0]).repeat(1200)
+        index[6:] = 2
+        v = torch.zeros(2400, 1, dtype=torch.float64)
+        v[:6:2, 0] = torch.tensor([1e20, -1e20, 1.0])
+        v[1:6:2, 0] = torch.tensor([1.0, 1e20, -1e20])
+        with executed() as device:
+            assert device.codebook_gradient(v, index, 3).flatten().tolist() == [0, 1, 0]
+
+    def test_an_index_that_is_no_code_counts_for_none(self, executed):
+        index = torch.randint(5, (1200,))
+        v, spoilt = torch.randn(1200, 2).double(), torch.rand(1200) < 0.2
+        expected = REFERENCE["codebook_gradient"](v[~spoilt], index[~spoilt], 5)
+        index[spoilt] = torch.tensor([-1, 5, 2**40, -(2**63)])[torch.randint(4, (int(spoilt.sum()),))]
+        with executed() as device:
+            assert_close(device.codebook_gradient(v, index, 5), expected, 1e-13)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+    def test_vectors_at_odd_addresses(self, executed, dtype):
+        index = torch.randint(5, (40,))
+        self.check(executed, random((40 * 4 + 1,), dtype)[1:].view(40, 4), index, 5)
+        self.check(executed, random((40, 5), dtype)[:, :4], index, 5)

@@ -145,6 +145,18 @@ class TestCodebookBackward(device_codebook.CodebookBackwardOfReals):
             self.check(executed, name, v, codebook, logits, None, allowed)
 
 
+class TestCodebookGradient(device_codebook.CodebookGradientBySorting):
+    @pytest.mark.parametrize(
+        ("rows", "codes"),
+        [(9 * 1024 + 5, 1), (9 * 1024 + 5, 2**23), (17 * 1024 + 5, 3000), (2**18 + 5, 1)],
+    )
+    def test_many_rows(self, executed, rows, codes):
+        """Merged in one launch and in several; of each code many pieces, or few; the longest pieces."""
+        index = torch.randint(codes, (rows,))
+        index[torch.rand(rows) < 0.5] = codes // 2
+        self.check(executed, torch.randint(-1000, 1000, (rows, 1)).double(), index, codes)  # exact in any order
+
+
 # Functions by themselves, over more numbers than any row holds.
 
 

@@ -1,7 +1,7 @@
-// Of the op table of reinmax_kernels/codebook_ops.py the backwards on CUDA tensors. The gradient of the one-hot is a
-// product, grad_vectors @ codebook.T. Of float32 and float64 torch's library makes it, some rows at a time, and the
-// estimator's kernel takes those rows. Half types are left to Triton's kernels, which tensor cores make it for without
-// rounding it in between, and so is all else of codebooks.
+// Of the op table of reinmax_kernels/codebook_ops.py the backwards on CUDA tensors: the codebook's gradient, and that
+// of the logits. The gradient of the one-hot is a product, grad_vectors @ codebook.T. Of float32 and float64 torch's
+// library makes it, some rows at a time, and the estimator's kernel takes those rows. Half types are left to Triton's
+// kernels, which tensor cores make it for without rounding it in between, and so is the lookup.
 #include <algorithm>
 #include <array>
 
@@ -103,11 +103,30 @@ Tensor backward(const Tensor& grad_vectors, const Tensor& codebook, const Tensor
   return backward_by_products<Op::kLaunch>(grad_vectors, codebook, logits, index, log_sum_exp, mask, tau);
 }
 
+Tensor gradient(const Tensor& grad_vectors, const Tensor& index_given, int64_t codes) {
+  const DeviceGuard guard(grad_vectors.get_device());
+  const Shape shape(grad_vectors);
+  require_device(index_given, grad_vectors);
+  require(codes >= 1 && codes <= contract::kMaxCategories, "codes: expected 1 to 2**23");
+  const Tensor index = checked_index(index_given, shape);
+  const Operands operands(shape, grad_vectors, std::nullopt);
+  Tensor grad_codebook = empty_beside(grad_vectors, {codes, shape.categories}, grad_vectors.scalar_type());
+  CodebookGradientArguments arguments;
+  arguments.vectors = operands.logits();
+  arguments.index = index.const_data_ptr<int64_t>();
+  arguments.codes = codes;
+  arguments.grad_codebook = grad_codebook.mutable_data_ptr();
+  const Scratch scratch(grad_vectors, codebook_gradient_scratch_bytes(arguments));
+  codebook_gradient(arguments, scratch.data(), current_stream(grad_vectors.get_device()));
+  return grad_codebook;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(reinmax_kernels, CUDA, library) {
   library.impl("codebook_reinmax_backward", TORCH_BOX(&backward<ReinMaxOp>));
   library.impl("codebook_straight_through_backward", TORCH_BOX(&backward<StraightThroughOp>));
+  library.impl("codebook_gradient", TORCH_BOX(&gradient));
 }
 
 }  // namespace reinmax_kernels::cuda

@@ -172,11 +172,19 @@ struct DispatchPlanArguments {
   int64_t* inverse = nullptr;  // [lists, length]
 };
 
+struct CodebookGradientArguments {
+  Logits vectors;                  // the gradients of the rows' vectors, [N, d]
+  const int64_t* index = nullptr;  // [N]
+  int64_t codes = 0;
+  void* grad_codebook = nullptr;  // [codes, d] in the vectors' dtype
+};
+
 // Bytes of scratch on the device, aligned to 16, that a launch needs until the kernels have run; often 0.
 int64_t sample_scratch_bytes(const SampleArguments& arguments);
 int64_t backward_scratch_bytes(const BackwardArguments& arguments);
 int64_t gumbel_rao_scratch_bytes(const BackwardArguments& arguments);  // backward_scratch_bytes is for all others
 int64_t dispatch_plan_scratch_bytes(const DispatchPlanArguments& arguments);
+int64_t codebook_gradient_scratch_bytes(const CodebookGradientArguments& arguments);
 
 void sample(const SampleArguments& arguments, void* scratch, Stream stream);
 void reinmax_backward(const BackwardArguments& arguments, void* scratch, Stream stream);
@@ -188,6 +196,7 @@ void sparse_mixer_backward(const SparseMixerBackwardArguments& arguments, Stream
 void topk_router(const TopkRouterArguments& arguments, Stream stream);
 void topk_router_backward(const TopkRouterBackwardArguments& arguments, Stream stream);
 void dispatch_plan(const DispatchPlanArguments& arguments, void* scratch, Stream stream);
+void codebook_gradient(const CodebookGradientArguments& arguments, void* scratch, Stream stream);
 
 void bernoulli(const BernoulliArguments& arguments, Stream stream);
 void bernoulli_reinmax_backward(const BernoulliArguments& arguments, Stream stream);

@@ -5,3 +5,7 @@ import device_codebook
 
 class TestBackward(device_codebook.CodebookBackwardOfReals):
     pass
+
+
+class TestGradient(device_codebook.CodebookGradientBySorting):
+    pass

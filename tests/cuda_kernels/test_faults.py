@@ -123,6 +123,18 @@ def gradient_of_bits(estimator, shape, *, tau=0.5, seeds=(SEED,)):
     return work, {}
 
 
+def gradient_of_codebook(rows, codes, d, *, spoilt=False):
+    """Of codes of which the first has many rows, and of the others some have none."""
+
+    def work(device):
+        torch.manual_seed(1)
+        index = torch.randint(codes - 1, (rows,))
+        index[torch.rand(rows) < 0.3] = codes if spoilt else 0
+        return [device.codebook_gradient(random((rows, d), torch.float64), index, codes)]
+
+    return work, {}
+
+
 SHORT, MEDIUM, LONG = draws((40, 10)), draws((2, 1000)), draws((4, 2500))
 PARTS = draws((1, 40 * 1024), processors=132)
 REINMAX, GAPPED, GUMBEL = "reinmax_backward", "gapped_straight_through_backward", "gumbel_rao_backward"
@@ -173,6 +185,9 @@ WORKS = {
     "gradient of bits": gradient_of_bits("reinmax", (301,)),
     "noisy gradient of bits": gradient_of_bits("gumbel_softmax", (301,)),
     "noisy gradient of groups": gradient_of_bits("gumbel_softmax", (30,), seeds=range(10)),
+    "gradient of a codebook": gradient_of_codebook(300, 9, 3),
+    "merged gradient of a codebook": gradient_of_codebook(1100, 300, 2),
+    "gradient of a codebook and of no code": gradient_of_codebook(300, 9, 3, spoilt=True),
 }
 RACE, OUTSIDE, WRONG = Kind.DATA_RACE, Kind.OUT_OF_BOUNDS, None  # what finds them; None: the results
 BLOCK, WARP = "__syncthreads();", "__syncwarp();"
@@ -295,6 +310,53 @@ FAULTS = {
     "experts before": ("plan", WRONG, "dispatch_plan.cu", "first + sum - count", "sum - count"),
     "lanes before": ("plan", WRONG, "dispatch_plan.cu", "(1u << lane) - 1", "(2u << lane) - 1"),
     "next of an expert": ("plan", WRONG, "dispatch_plan.cu", "= place + 1;", "= place;"),
+    # A codebook's gradient.
+    "keys of other warps": (
+        "gradient of a codebook",
+        RACE,
+        "codebook_gradient.cu",
+        "distance > 32 || (distance == 1 && size >= 64)",
+        "distance > 32",
+    ),
+    "keys of a warp": ("gradient of a codebook", RACE, "codebook_gradient.cu", WARP, ""),
+    "sums of all warps": (
+        "gradient of a codebook",
+        RACE,
+        "codebook_gradient.cu",
+        f"{BLOCK}\n  if (warp > 0",
+        "if (warp > 0",
+    ),
+    "end of a run": (
+        "merged gradient of a codebook",
+        OUTSIDE,
+        "codebook_gradient.cu",
+        "below[a] + step <= length[a] ?",
+        "true ?",
+    ),
+    "keys below": ("merged gradient of a codebook", WRONG, "codebook_gradient.cu", "other[a] < key ? step : 0", "0"),
+    "code from the piece before": (
+        "gradient of a codebook",
+        WRONG,
+        "codebook_gradient.cu",
+        "code != before && ends",
+        "ends",
+    ),
+    "code in the next piece": (
+        "gradient of a codebook",
+        WRONG,
+        "codebook_gradient.cu",
+        "code != before && ends >> (round + a) & 1",
+        "code != before",
+    ),
+    "pieces of a warp": ("gradient of a codebook", WRONG, "codebook_gradient.cu", "own.piece + 32 * warp", "own.piece"),
+    "codes without rows": ("gradient of a codebook", WRONG, "codebook_gradient.cu", "i < bytes / 16", "i < 0"),
+    "no code": (
+        "gradient of a codebook and of no code",
+        OUTSIDE,
+        "codebook_gradient.cuh",
+        "code >= arguments.codes",
+        "false",
+    ),
     # Sums and formulas.
     "lane of a sum": ("short gradient", WRONG, "row.cuh", "distance > 0;", "distance > 1;"),
     "sums of parts": ("gradient in parts", WRONG, "backward_long.cuh", "sums.pi_h = from[size]", "sums.pi_h = from[0]"),

@@ -125,6 +125,21 @@ def test_half_of_the_threads_are_resident(build_for, path, architecture):
                 assert found >= LEAST_OCCUPANCY, (launch, dtype)
 
 
+@ARCHITECTURES
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_half_of_the_threads_are_resident_for_a_codebook(build_for, dtype, architecture):
+    """Of kernels that load two elements of a vector at once, and of those that load one."""
+    build = build_for(architecture)
+    for d in (64, 65):
+        with executed(build, processors=IN_PARTS, runs=False) as device:
+            index = torch.zeros(4096, dtype=torch.int64)
+            device.codebook_gradient(torch.empty(len(index), d, dtype=dtype), index, 1024)
+        assert len(device.launches) == 4
+        for launch in device.launches:
+            kernel = build.machine_code[launch.kernel]
+            assert kernel.occupancy(launch.block[0], launch.shared_bytes).fraction >= LEAST_OCCUPANCY, launch
+
+
 def loops(kernel):
     """Those that read a row."""
     return [loop for loop in kernel.loops if loop.innermost and wide_loads(loop)]
