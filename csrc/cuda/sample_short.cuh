@@ -26,6 +26,13 @@ __device__ __forceinline__ void interleave(Pack<float, kWidth> (&accesses)[2], b
   }
 }
 
+// Whether the compiler is to know how many elements a thread has, which takes registers: newer targets have too few.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr bool kKnowsElements = false;
+#else
+constexpr bool kKnowsElements = true;
+#endif
+
 template <class T, int kWidth, bool kDense>
 __global__ void __launch_bounds__(32 * kShortWarps, 8)
     sample_short_kernel(const SampleArguments arguments, const ShortWork work) {
@@ -41,8 +48,7 @@ __global__ void __launch_bounds__(32 * kShortWarps, 8)
 
   const int threads = 1 << work.group_bits, groups = 32 >> work.group_bits;
   const int categories = int(arguments.logits.categories);
-  // Known to the compiler where that takes no more registers, of which others have just few enough.
-  const int elements = (kDouble && !kStaged) || kSwaps ? kElements : work.elements;
+  const int elements = (kDouble && !kStaged) || (kSwaps && kKnowsElements) ? kElements : work.elements;
   const int64_t first = (int64_t(blockIdx.x) * kShortWarps + warp) * (groups * work.rounds);
   const int rows = int(min(int64_t(groups * work.rounds), arguments.logits.rows - first));
   // Loads of the next round's rows are under way while these are drawn from; a mask is waited for.
