@@ -71,9 +71,12 @@ REINMAX_CONTRACT uint64_t splitmix64(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// Philox's key where an estimator needs noise for each element: no counter of it can meet one of the draw's.
+// Philox's key where an estimator needs noise for each element: no counter of it can meet one of the draw's. Of the
+// offset it needs what that is mixed to.
+REINMAX_CONTRACT uint64_t mixed_offset(uint64_t offset) { return splitmix64(offset + 1); }
+REINMAX_CONTRACT uint64_t noise_key_of_mixed(uint64_t seed, uint64_t mixed) { return splitmix64(seed ^ mixed); }
 REINMAX_CONTRACT uint64_t noise_key(uint64_t seed, uint64_t offset) {
-  return splitmix64(seed ^ splitmix64(offset + 1));
+  return noise_key_of_mixed(seed, mixed_offset(offset));
 }
 
 // The high half of the 128-bit product: maps a 64-bit uniform to [0, total).

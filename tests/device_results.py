@@ -184,6 +184,7 @@ class NoisyGradients:
             ((3, 33), torch.float64, 9),
             ((2, 128), torch.float32, 33),
             ((2, 132), torch.float16, 2),
+            ((2, 260), torch.float32, 4),  # by two warps
             ((1, 200), torch.bfloat16, 129),  # more samples than threads
         ],
     )
@@ -196,6 +197,9 @@ class NoisyGradients:
         [
             ((2, 2052), torch.float64, 33, None),  # more of their sums than there is memory for at once
             ((1, 8190), torch.float32, 2, IN_PARTS),
+            ((4, 4104), torch.float32, 1, None),  # a block to each row
+            ((5, 4101), torch.bfloat16, 2, None),
+            ((4, 2050), torch.float64, 3, None),
         ],
     )
     def test_samples_of_long_rows(self, executed, shape, dtype, samples, tau, processors):
@@ -212,6 +216,25 @@ class NoisyGradients:
             g.double(), h.double(), logits.double(), index, log_sum_exp, None, given, *own
         )
         assert_rounded(grad, truth, 8e-6 if dtype != torch.float64 else 4e-14)
+
+    @pytest.mark.parametrize("tau", [None, 0.3])
+    @pytest.mark.parametrize(("categories", "samples"), [(9, 1), (300, 2), (4104, 1), (4101, 2)])
+    def test_masked_rows_of_which_one_has_no_distribution(self, executed, categories, samples, tau):
+        logits, g, h = (torch.randn(4, categories) for _ in range(3))
+        mask = torch.rand(categories) < 0.7
+        mask[0] = True
+        logits.masked_fill_(~mask, torch.inf)
+        _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seed(), mask, 0, 0)
+        given = None if tau is None else torch.tensor(tau, dtype=torch.float64)
+        operands = index, log_sum_exp, mask, given, seed(), 1, 2, samples
+        truth = REFERENCE["gumbel_rao_backward"](g.double(), h.double(), logits.double(), *operands)
+        logits[2, 0] = log_sum_exp[2] = torch.nan
+        with executed() as device:
+            grad = device.gumbel_rao_backward(g, h, logits, *operands)
+        assert grad[2].isnan().all()
+        valid = [0, 1, 3]
+        assert (grad[valid][:, ~mask] == 0).all()
+        assert_rounded(grad[valid], truth[valid], 8e-6)
 
     @pytest.mark.parametrize("categories", [2, 7, 300])
     def test_seeds_of_groups(self, executed, categories):

@@ -186,6 +186,15 @@ def test_uniforms_are_philoxs_known_answers(native, counter, key, answer):
     assert found == (words(*answer[:2]), words(*answer[2:]))
 
 
+def test_logarithms_of_noise(native):
+    """Of all of its uniforms, and of one and what is from far below its rounding to the largest ratio."""
+    u = native.noise_uniform(np.arange(2**23, dtype=np.uint32) << 9)
+    np.testing.assert_allclose(native.minus_log(u), -np.log(u.astype(np.float64)), rtol=1.5e-7, atol=0)
+    x = np.exp(np.linspace(-70, 80, 1_000_001)).astype(np.float32)
+    np.testing.assert_allclose(native.log_of_one_and(x), np.log1p(x.astype(np.float64)), rtol=2.5e-7, atol=0)
+    assert native.log_of_one_and(0.0) == 0
+
+
 # What stands in for CUDA.
 
 

@@ -227,8 +227,10 @@ class Specimen:
 
 
 def is_on_chip(launched: Sequence[Launch | launches_of_cuda.Launch]) -> bool:
-    """Whether rows are held in registers by the program that read them."""
-    return len(launched) == 1 and "long" not in launched[0].name
+    """Whether rows are held in registers by the program that read them. Of those that Gumbel-Rao keeps that is the
+    weights, but not the rows.
+    """
+    return len(launched) == 1 and not any(word in launched[0].name for word in ("long", "kept"))
 
 
 FEW_ROWS = 4  # of many categories: several programs share each

@@ -86,8 +86,8 @@ static __device__ __noinline__ uint64_t uniform_of_bit(uint64_t seed, uint64_t n
   return number % 2 ? pair.element : pair.chunk;
 }
 
-static __device__ __noinline__ float noise_of_bit(uint64_t seed, uint64_t number, uint64_t offset) {
-  return noise_uniform(NoiseOfRow(seed, number, offset).words(0, 0).x);
+static __device__ __noinline__ float noise_of_bit(uint64_t seed, uint64_t number, uint64_t mixed_offset) {
+  return noise_uniform(NoiseOfRow(seed, number, mixed_offset).words(0, 0).x);
 }
 
 // For the draw. A call of Philox makes those of an even number and of the odd one behind it.
@@ -120,7 +120,7 @@ __device__ __forceinline__ Pack<float, kWidth> noise_of_bits(const Noise& noise,
   Pack<float, kWidth> u;
   const Place place(noise, first);
   if (place.left >= kWidth) {
-    const NoiseOfRow of_first(place.seed, place.number, noise.offset);
+    const NoiseOfRow of_first(place.seed, place.number, noise.mixed_offset);
 #pragma unroll
     for (int e = 0; e < kWidth; ++e) u[e] = noise_uniform(of_first.behind(e).words(0, 0).x);
     return u;
@@ -130,7 +130,7 @@ __device__ __forceinline__ Pack<float, kWidth> noise_of_bits(const Noise& noise,
     u[e] = 0.5f;
     if (e >= here) continue;
     const Place own(noise, first + e);
-    u[e] = noise_of_bit(own.seed, own.number, noise.offset);
+    u[e] = noise_of_bit(own.seed, own.number, noise.mixed_offset);
   }
   return u;
 }

@@ -2,14 +2,16 @@
 #include <algorithm>
 
 #include "cuda/gumbel_rao_held.cuh"
+#include "cuda/gumbel_rao_kept.cuh"
 #include "cuda/gumbel_rao_long.cuh"
 #include "cuda/gumbel_rao_two.cuh"
 
 namespace reinmax_kernels::cuda {
 
+static bool are_double(const Logits& logits) { return logits.dtype == DType::kFloat64; }
+
 static bool are_long(const Logits& logits) {
-  const int64_t held = logits.dtype == DType::kFloat64 ? kHeldByThread<double> : kHeldByThread<float>;
-  return logits.categories > SampleBlock::kMost * held;
+  return logits.categories > (are_double(logits) ? kHeldByBlock<double> : kHeldByBlock<float>);
 }
 
 // Samples' sums take 1/32 of what float32 logits would, unless those of one row take more.
@@ -26,10 +28,31 @@ static GumbelSums sums_of(const BackwardArguments& arguments, void* memory) {
   return sums;
 }
 
+// Up to 4 KiB of weights to a warp, unless the largest block has more.
+static KeptRow kept_row(const Logits& logits) {
+  const int64_t held = are_double(logits) ? kHeldByThread<double> : kHeldByThread<float>;
+  const int64_t of_warp = are_double(logits) ? 512 : 1024;
+  KeptRow kept{8, 0};
+  while (kept.warps < kMostWarps && kept.warps * of_warp < logits.categories) kept.warps *= 2;
+  kept.steps = int(ceil_divide(logits.categories, kept.threads() * held));
+  return kept;
+}
+
+static int64_t kept_bytes(const BackwardArguments& arguments) {
+  const int64_t of_share =
+      are_double(arguments.logits) ? kHeldByThread<double> * sizeof(double) : kHeldByThread<float> * sizeof(float);
+  return kept_row(arguments.logits).bytes(arguments.noise.samples, of_share);
+}
+
+// Long rows that a block each keeps: they fit, and blocks occupy the device.
+static bool are_kept(const BackwardArguments& arguments) {
+  const int64_t warps = arguments.logits.rows * kept_row(arguments.logits).warps;
+  return warps >= int64_t{kOccupyingWarps} * processors() && kept_bytes(arguments) <= most_bytes_of_launch();
+}
+
 int64_t gumbel_rao_scratch_bytes(const BackwardArguments& arguments) {
-  if (arguments.logits.rows == 0 || !are_long(arguments.logits)) return 0;
-  const int64_t bytes = arguments.logits.dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
-  return sums_of(arguments, nullptr).numbers() * bytes;
+  if (arguments.logits.rows == 0 || !are_long(arguments.logits) || are_kept(arguments)) return 0;
+  return sums_of(arguments, nullptr).numbers() * (are_double(arguments.logits) ? sizeof(double) : sizeof(float));
 }
 
 // As many groups of 2^log2 threads to a row as it takes to occupy the device, each with samples of its own.
@@ -58,8 +81,15 @@ static void gumbel_rao_rows(const BackwardArguments& arguments, void* scratch, S
                   arguments, threads);
   }
   constexpr int kHeld = kHeldByThread<T>;
-  const bool wide = is_wide<T, kHeld>(logits) && is_wide<T, kHeld>(arguments.grad_one_hot, sizeof(T)) &&
-                    is_wide<T, kHeld>(arguments.grad_probs, sizeof(T));
+  constexpr int kAccess = kHeldByAccess<T>;
+  const bool wide = is_wide<T, kAccess>(logits) && is_wide<T, kAccess>(arguments.grad_one_hot, sizeof(T)) &&
+                    is_wide<T, kAccess>(arguments.grad_probs, sizeof(T));
+  if (are_long(logits) && are_kept(arguments)) {
+    const KeptRow kept = kept_row(logits);
+    allow_most_bytes(gumbel_rao_kept_kernel<T, kTempered>);
+    return launch(gumbel_rao_kept_kernel<T, kTempered>, dim3(unsigned(logits.rows)), kept.threads(),
+                  size_t(kept_bytes(arguments)), stream, arguments, kept, wide);
+  }
   if (are_long(logits)) {
     GumbelSums sums = sums_of(arguments, scratch);
     const int64_t tiles = ceil_divide(logits.categories, kGumbelThreads * kHeld);

@@ -44,12 +44,14 @@ __global__ void __launch_bounds__(kGumbelThreads, kResidentThreads / kGumbelThre
   const Row row(arguments, sums.first_row + number, wide);
   const bool with_grad_probs = sample == 0 && arguments.grad_probs.data != nullptr;
   const auto source = row.source();
+  const auto upstream = row.upstream();
+  const auto softmax = row.softmax();
   const Real of_drawn = source.noise.template exponential<Real>(row.drawn, uint32_t(sample));
   Real of_part[] = {0, 0}, pi_h = 0;
 #pragma unroll 1
   for (int j = first + threadIdx.x * Row::kHeld; j < last; j += kGumbelThreads * Row::kHeld) {
-    const auto held = row.hold(j);
-    const auto w = row.weights_of(held, source, j, uint32_t(sample), of_drawn);
+    const auto held = row.hold(upstream, softmax, j);
+    const auto w = row.weights_of(held, source, row.exponentials(source, j, uint32_t(sample)), of_drawn);
     if (with_grad_probs) pi_h += row.pi_h(j);
     row.add(held, w, of_part);
   }
@@ -94,8 +96,8 @@ __global__ void __launch_bounds__(kGumbelThreads, kResidentThreads / kGumbelThre
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
       const Sample sample = ahead[i];
-      row.gather(held, row.weights_of(held, source, j, uint32_t(first + i), sample.of_drawn), sample.scale,
-                 sample.centre);
+      const auto exponentials = row.exponentials(source, j, uint32_t(first + i));
+      row.gather(held, row.weights_of(held, source, exponentials, sample.of_drawn), sample.scale, sample.centre);
     }
   }
   Real pi_h = 0;

@@ -1,8 +1,8 @@
 // Gumbel-Rao of two categories: one variate a sample, rho = u / (1 - u) in the place of E_j / E_D, and s_D s_j alone.
 #pragma once
 
-#include "cuda/gumbel_row.cuh"
 #include "cuda/gumbel_samples.cuh"
+#include "cuda/gumbel_weights.cuh"
 #include "cuda/launch.cuh"
 
 namespace reinmax_kernels::cuda {

@@ -3,85 +3,26 @@
 // log(1 + E_j / (E_D pi_j)). One row of it, as its kernels share it.
 #pragma once
 
-#include "cuda/noise.cuh"
-#include "cuda/upstream.cuh"
+#include "cuda/gumbel_weights.cuh"
 
 namespace reinmax_kernels::cuda {
 
-__device__ __forceinline__ float quotient(float a, float b) { return __fdividef(a, b); }
-__device__ __forceinline__ double quotient(double a, double b) { return a / b; }
-__device__ __forceinline__ float log_of_one_and(float x) { return log1pf(x); }
-static __device__ __noinline__ double log_of_one_and(double x) { return log1p(x); }
-
-// s_D s_j of two categories, from the weight of j beside that of D.
-template <class Real>
-__device__ __forceinline__ Real slope_of_weight(Real other) {
-  const Real whole = other + 1;
-  return quotient(other, whole * whole);
-}
-
-// The weight of category j in s_k, that of D being 1, is (1 + E_j / (E_D pi_j))^(-1 / tau): at tau = 1 a quotient.
-template <class Real, bool kTempered>
-struct NoisyWeights {
-  struct Category {
-    Real pi;  // of D so much that nothing beside it counts
-
-    __device__ __forceinline__ Category within_loop() const { return *this; }
-
-    __device__ __forceinline__ void set_drawn() { pi = Real(0x1p100); }
-  };
-  static constexpr Real inverse_tau = 1;
-
-  NoisyWeights() = default;
-  __device__ __forceinline__ explicit NoisyWeights(const double*) {}
-
-  static __device__ __forceinline__ Category category(const Softmax<Real>& softmax, Real x) { return {softmax(x)}; }
-
-  __device__ __forceinline__ Real operator()(const Category& category, Real exponential, Real of_drawn) const {
-    const Real scaled = category.pi * of_drawn;
-    return quotient(scaled, scaled + exponential);
-  }
-};
-
-// No probability may underflow unless the weight does: those below e^-60 count as that, and the rest is a factor of the
-// weight, for of so large a sum the 1 has no part.
-template <class Real>
-struct NoisyWeights<Real, true> {
-  struct Category {
-    Real exponent;  // of pi, likewise
-
-    // What follows from it would take registers all through a loop.
-    __device__ __forceinline__ Category within_loop() const { return {cuda::within_loop(exponent)}; }
-
-    __device__ __forceinline__ void set_drawn() { exponent = infinity<Real>(); }
-  };
-  Real inverse_tau;
-
-  NoisyWeights() = default;
-  __device__ __forceinline__ explicit NoisyWeights(const double* tau) : inverse_tau(Tempered<Real>(*tau).inverse_tau) {}
-
-  static __device__ __forceinline__ Category category(const Softmax<Real>& softmax, Real x) {
-    return {softmax.exponent(x)};
-  }
-
-  __device__ __forceinline__ Real operator()(const Category& category, Real exponential, Real of_drawn) const {
-    constexpr Real kLeast = Real(-60) * kNat<Real>;
-    const Real ratio = quotient(exponential, power(larger(category.exponent, kLeast)) * of_drawn);
-    const Real below = smaller(category.exponent - kLeast, Real(0));
-    return power(multiply_add(log_of_one_and(ratio), -kNat<Real>, below) * inverse_tau);
-  }
-};
-
-// Categories of a thread: one access, of half types of 8 bytes, for this is no work that memory could hold up, and
-// there are not registers for more.
+// Categories of a thread. Their noise is made side by side; there are not registers for more.
 template <class T>
-constexpr int kHeldByThread = sizeof(T) == 8 ? 2 : 4;
+constexpr int kHeldByThread = sizeof(T) == 8 ? 2 : 8;
+
+// Of the longest rows that a block holds in registers.
+template <class T>
+constexpr int kHeldByBlock = sizeof(T) == 8 ? 2048 : 4096;
+
+template <class T>
+constexpr int kHeldByAccess = kHeldByThread<T> < kWidest<T> ? kHeldByThread<T> : kWidest<T>;
 
 template <class T, bool kTempered>
 struct GumbelRow {
   using Real = Computed<T>;
   using Weights = NoisyWeights<Real, kTempered>;
-  static constexpr int kHeld = kHeldByThread<T>;
+  static constexpr int kHeld = kHeldByThread<T>, kAccess = kHeldByAccess<T>, kAccesses = kHeld / kAccess;
 
   // Of what its samples are made, beside the categories.
   struct Source {
@@ -89,7 +30,7 @@ struct GumbelRow {
     Weights weights;
   };
 
-  // Categories that a thread has for all samples, and what they gather.
+  // Categories that a thread has for all samples, and what they gather, NaN in a row without a distribution.
   struct Held {
     Pack<Real, kHeld> g, total;
     typename Weights::Category category[kHeld];
@@ -110,12 +51,14 @@ struct GumbelRow {
   __device__ __forceinline__ Softmax<Real> softmax() const { return Softmax<Real>(__ldg(arguments.log_sum_exp + row)); }
 
   // Those from category `j` on, a multiple of their number, as everywhere here.
-  __device__ __forceinline__ Held hold(int j) const {
-    const auto at = load<false>(upstream(), j);
-    const Softmax<Real> softmax = this->softmax();
+  __device__ __forceinline__ Held hold(int j) const { return hold(upstream(), softmax(), j); }
+
+  // The same in a loop over the row, for which it keeps where the row lies.
+  __device__ __forceinline__ Held hold(const Upstream<T>& upstream, const Softmax<Real>& softmax, int j) const {
+    const auto at = load<false>(upstream, j);
     Held held;
     held.g = at.g;
-    held.total.fill(0);
+    held.total.fill(softmax.nan_if_invalid());
 #pragma unroll
     for (int e = 0; e < kHeld; ++e) {
       held.category[e] = Weights::category(softmax, at.x[e]);
@@ -135,12 +78,32 @@ struct GumbelRow {
     return sum;
   }
 
-  // Their weights in a sample.
-  __device__ __forceinline__ Pack<Real, kHeld> weights_of(const Held& held, const Source& source, int j,
-                                                          uint32_t sample, Real of_drawn) const {
-    auto w = source.noise.template exponentials<Real, kHeld>(j, sample);
+  // Their exponential variates in a sample.
+  __device__ __forceinline__ Pack<Real, kHeld> exponentials(const Source& source, int j, uint32_t sample) const {
+    return source.noise.template exponentials<Real, kHeld>(j, sample);
+  }
+
+  // That of the drawn category, in the thread that has it, and which one that is.
+  __device__ __forceinline__ Real at_drawn(const Pack<Real, kHeld>& exponentials) const {
+    const int drawn = within_loop(this->drawn);
+    Pack<Real, kHeld> left = exponentials;
 #pragma unroll
-    for (int e = 0; e < kHeld; ++e) w[e] = source.weights(held.category[e].within_loop(), w[e], of_drawn);
+    for (int bit = 1; bit < kHeld; bit *= 2) {
+#pragma unroll
+      for (int e = 0; e < kHeld; e += 2 * bit) left[e] = drawn & bit ? left[e + bit] : left[e];
+    }
+    return left[0];
+  }
+  __device__ __forceinline__ int thread_of_drawn() const { return unsigned(within_loop(drawn)) / kHeld; }
+
+  // Their weights.
+  __device__ __forceinline__ Pack<Real, kHeld> weights_of(const Held& held, const Source& source,
+                                                          const Pack<Real, kHeld>& exponentials, Real of_drawn) const {
+    Pack<Real, kHeld> w;
+#pragma unroll
+    for (int e = 0; e < kHeld; ++e) {
+      w[e] = source.weights(held.category[e].within_loop(), exponentials[e], of_drawn);
+    }
     return w;
   }
 
@@ -160,12 +123,10 @@ struct GumbelRow {
   }
 
   __device__ __forceinline__ void write(const Held& held, int j, Real pi_h) const {
-    const Real scale = Weights(arguments.tau).inverse_tau / Real(arguments.noise.samples);
-    const double log_sum_exp = __ldg(arguments.log_sum_exp + row);
-    const Real nan_if_invalid = Real(log_sum_exp - log_sum_exp);
+    const Real scale = quotient(Weights(arguments.tau).inverse_tau, Real(uint32_t(arguments.noise.samples)));
     Pack<Real, kHeld> gradient;
 #pragma unroll
-    for (int e = 0; e < kHeld; ++e) gradient[e] = multiply_add(held.total[e], scale, nan_if_invalid);
+    for (int e = 0; e < kHeld; ++e) gradient[e] = held.total[e] * scale;
     if (arguments.grad_probs.data != nullptr) {
       const Softmax<Real> softmax = this->softmax();
       const auto at = load<true>(upstream(), within_loop(j));
@@ -175,16 +136,20 @@ struct GumbelRow {
     store(j, gradient);
   }
 
- private:
   __device__ __forceinline__ Upstream<T> upstream() const {
     return Upstream<T>(arguments, RowNumber(within_loop(row), arguments.logits.inner));
   }
 
+ private:
   __device__ __forceinline__ int categories() const { return int(arguments.logits.categories); }
 
   template <bool kGradProbs>
   __device__ __forceinline__ Operands<Real, kHeld> load(const Upstream<T>& upstream, int j) const {
-    if (wide) return upstream.template load<kHeld, kGradProbs>(j, j < categories());
+    if constexpr (kAccesses == 1) {
+      if (wide) return upstream.template load<kHeld, kGradProbs>(j, j < categories());
+    } else {
+      if (wide) return load_side_by_side<kGradProbs>(upstream, j);
+    }
     Operands<Real, kHeld> at;
 #pragma unroll
     for (int e = 0; e < kHeld; ++e) {
@@ -194,10 +159,50 @@ struct GumbelRow {
     return at;
   }
 
+  // By several accesses, of which none waits for what another has brought.
+  template <bool kGradProbs>
+  __device__ __forceinline__ Operands<Real, kHeld> load_side_by_side(const Upstream<T>& upstream, int j) const {
+    StoredOperands<T, kAccess> stored[kAccesses];
+#pragma unroll
+    for (int a = 0; a < kAccesses; ++a) {
+      const int first = j + a * kAccess;
+      stored[a].x.fill(minus_infinity<T>());
+      stored[a].g.fill(zero<T>());
+      stored[a].h.fill(zero<T>());
+      if (first >= categories()) continue;
+      stored[a] = upstream.template load_stored<kAccess>(first);
+      if (kGradProbs && upstream.has_grad_probs()) stored[a].h = upstream.grad_probs.template load<kAccess>(first);
+    }
+    if (upstream.has_mask()) {
+#pragma unroll
+      for (int a = 0; a < kAccesses; ++a) {
+        const int first = j + a * kAccess;
+        if (first < categories()) stored[a].forbid_unless(upstream.template load_mask<kAccess>(first));
+      }
+    }
+    Operands<Real, kHeld> at;
+#pragma unroll
+    for (int a = 0; a < kAccesses; ++a) {
+      const auto some = upstream.template operands<kGradProbs>(stored[a]);
+#pragma unroll
+      for (int e = 0; e < kAccess; ++e) {
+        const int to = a * kAccess + e;
+        at.x[to] = some.x[e], at.g[to] = some.g[e], at.h[to] = some.h[e];
+      }
+    }
+    return at;
+  }
+
   __device__ __forceinline__ void store(int j, const Pack<Real, kHeld>& gradient) const {
     T* const out = static_cast<T*>(arguments.grad_logits) + row * categories() + j;
     if (wide) {
-      if (j < categories()) store_adjacent(out, gradient);
+#pragma unroll
+      for (int first = 0; first < kHeld; first += kAccess) {
+        Pack<Real, kAccess> some;
+#pragma unroll
+        for (int e = 0; e < kAccess; ++e) some[e] = gradient[first + e];
+        if (j + first < categories()) store_adjacent(out + first, some);
+      }
       return;
     }
 #pragma unroll

@@ -77,6 +77,7 @@ struct Noise {
   const int64_t* seeds = nullptr;
   Divisor rows_per_seed = 1;
   uint64_t offset = 0;
+  uint64_t mixed_offset = 0;  // what the keys of noise have of it
   uint64_t row_offset = 0;
   int64_t samples = 0;  // below 2^32
 };

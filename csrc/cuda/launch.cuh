@@ -32,16 +32,30 @@ inline void check(cudaError_t error, const char* what) {
 }
 
 // Of the current device.
-inline int processors() {
+template <cudaDeviceAttr kAttribute>
+int attribute_of_device() {
   static std::atomic<int> known[kMostDevices];  // 0: not yet
-  int device = 0, count = 0;
+  int device = 0, value = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
-  if (device < kMostDevices) count = known[device].load(std::memory_order_relaxed);
-  if (count == 0) {
-    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-    if (device < kMostDevices) known[device].store(count, std::memory_order_relaxed);
+  if (device < kMostDevices) value = known[device].load(std::memory_order_relaxed);
+  if (value == 0) {
+    check(cudaDeviceGetAttribute(&value, kAttribute, device), "cudaDeviceGetAttribute");
+    if (device < kMostDevices) known[device].store(value, std::memory_order_relaxed);
   }
-  return count;
+  return value;
+}
+
+inline int processors() { return attribute_of_device<cudaDevAttrMultiProcessorCount>(); }
+
+// Bytes of shared memory that launches may ask for once that is allowed, where the kernel has at most kBeside of its
+// own. As much is always allowed: that holds for launches of other threads, too, of which nothing is known here.
+constexpr int kBeside = 2048;
+inline int most_bytes_of_launch() { return attribute_of_device<cudaDevAttrMaxSharedMemoryPerBlockOptin>() - kBeside; }
+
+template <class... Parameters>
+void allow_most_bytes(void (*kernel)(Parameters...)) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes_of_launch()),
+        "shared memory");
 }
 
 constexpr int64_t ceil_divide(int64_t n, int64_t d) { return (n + d - 1) / d; }

@@ -13,21 +13,37 @@ __device__ __forceinline__ float noise_uniform(uint32_t word) {
   return __uint_as_float(word >> 9 | 0x3F800000u) - (1.0f - 0x1p-24f);
 }
 
-// In float64 one copy is called, for it takes many registers. The hardware's logarithm won't do: near 1 its error is as
-// large as many a variate.
-__device__ __forceinline__ float minus_log(float u) { return -logf(u); }
+// Of a u as above, which takes no special case. The hardware's logarithm won't do: near 1 its error is as large as many
+// a variate. u = 2^e (1 + f), f from sqrt(1/2) - 1 to sqrt(2) - 1, and log(1 + f) = f + f^2 Q(f). kRootHalf: as bits.
+__device__ __forceinline__ float minus_log(float u) {
+  constexpr int kRootHalf = 0x3F3504F3;
+  const int bits = __float_as_int(u), exponent = (bits - kRootHalf) & ~0x7FFFFF;  // 2^23 e
+  const float f = __int_as_float(bits - exponent) - 1.0f;
+  float q = -0.07621856033802032f;
+  q = __fmaf_rn(q, f, 0.12904493510723114f);
+  q = __fmaf_rn(q, f, -0.13242985308170319f);
+  q = __fmaf_rn(q, f, 0.14181813597679138f);
+  q = __fmaf_rn(q, f, -0.16609081625938416f);
+  q = __fmaf_rn(q, f, 0.2000197470188141f);
+  q = __fmaf_rn(q, f, -0.25001582503318787f);
+  q = __fmaf_rn(q, f, 0.33333325386047363f);
+  q = __fmaf_rn(q, f, -0.49999988079071045f);
+  return __fmaf_rn(float(exponent), -0.6931471805599453f * 0x1p-23f, __fmaf_rn(f * f, -q, -f));
+}
+// In float64 one copy is called, for it takes many registers.
 static __device__ __noinline__ double minus_log(double u) { return -log(u); }
 
 class NoiseOfRow {
  public:
   NoiseOfRow() = default;
   __device__ __forceinline__ NoiseOfRow(const Noise& noise, int64_t row) {
-    const int64_t seed = noise.rows_per_seed.divide(row);
-    key_ = contract::noise_key(uint64_t(__ldg(noise.seeds + seed)), noise.offset);
+    int64_t seed = 0;  // mostly: rows need no division
+    if (row >= noise.rows_per_seed.value()) seed = noise.rows_per_seed.divide(row);
+    key_ = contract::noise_key_of_mixed(uint64_t(__ldg(noise.seeds + seed)), noise.mixed_offset);
     number_ = noise.row_offset + uint64_t(row - seed * noise.rows_per_seed.value());
   }
-  __device__ __forceinline__ NoiseOfRow(uint64_t seed, uint64_t number, uint64_t offset)
-      : key_(contract::noise_key(seed, offset)), number_(number) {}
+  __device__ __forceinline__ NoiseOfRow(uint64_t seed, uint64_t number, uint64_t mixed_offset)
+      : key_(contract::noise_key_of_mixed(seed, mixed_offset)), number_(number) {}
 
   // Of a row so many behind this one, in the stream of the same seed.
   __device__ __forceinline__ NoiseOfRow behind(int rows) const {

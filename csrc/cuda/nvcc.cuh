@@ -48,9 +48,16 @@ __device__ __forceinline__ Number opaque(Number x) {
   return x;
 }
 
-// Of a block, as much as its launch asks for.
+// threadIdx.x, which is read anew wherever this is called, and not held in a register.
+__device__ __forceinline__ int thread_of_block() {
+  int number;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(number));
+  return number;
+}
+
+// Of a block, as much as its launch asks for, for accesses of up to 16 bytes.
 __device__ __forceinline__ uint64_t* memory_of_launch() {
-  extern __shared__ uint64_t memory[];
+  extern __shared__ __align__(16) uint64_t memory[];
   return memory;
 }
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <utility>
 
+#include "contract.h"
 #include "cuda/kernels.h"
 #include "tensors.h"
 
@@ -209,8 +210,8 @@ inline Tensor take_stream(Noise& noise, const Shape& shape, const Tensor& logits
                           int64_t row_offset) {
   require_device(seed, logits);
   const Tensor seeds = checked_seeds(seed, shape);
-  noise = {seeds.const_data_ptr<int64_t>(), shape.rows / seeds.numel(), uint64_t(offset), uint64_t(row_offset),
-           noise.samples};
+  noise = {seeds.const_data_ptr<int64_t>(),          shape.rows / seeds.numel(), uint64_t(offset),
+           contract::mixed_offset(uint64_t(offset)), uint64_t(row_offset),       noise.samples};
   return seeds;
 }
 

@@ -29,7 +29,7 @@ def draws(shape, *, mask=False, spoilt=False, **options):
     return work, options
 
 
-def gradient(name, shape, *, tau=None, h=False, swapped=False, **options):
+def gradient(name, shape, *, tau=None, h=False, swapped=False, spoilt=False, **options):
     """Of random logits and gradients."""
 
     def work(device):
@@ -38,6 +38,8 @@ def gradient(name, shape, *, tau=None, h=False, swapped=False, **options):
         if swapped:
             logits, g, h_given = (each.transpose(0, 1) for each in (logits, g, h_given))
         _, _, index, log_sum_exp = REFERENCE["sample_dense"](logits, seed(), None, 0, 0)
+        if spoilt:
+            logits[1] = log_sum_exp[1] = torch.nan
         given = None if tau is None else torch.tensor(tau, dtype=torch.float64)
         operands = (g, h_given if h else None, logits, index, log_sum_exp, None, given)
         return [backward(device, name, *operands)]
@@ -159,8 +161,10 @@ WORKS = {
     "with a gap in parts": gradient(GAPPED, (1, 70000), h=True, processors=132),
     "noise of two": gradient(GUMBEL, (5, 2)),
     "noise in lanes": gradient(GUMBEL, (5, 10), tau=0.5, h=True),
-    "noise in a block": gradient(GUMBEL, (1, 201), tau=0.5),
+    "noise in a block": gradient(GUMBEL, (1, 1004), tau=0.5),
     "noise of long rows": gradient(GUMBEL, (1, 4101), h=True),
+    "noise of rows that are kept": gradient(GUMBEL, (4, 4104), tau=0.5, h=True),
+    "noise of rows that have no distribution": gradient(GUMBEL, (3, 10), tau=0.5, spoilt=True),
     "noise in parts": gradient(GUMBEL, (1, 8200), processors=132),
     "two loops": gradient(REINMAX, (2, 3, 100), swapped=True),
     "mixed in rounds": mixed((80, 65)),
@@ -379,24 +383,71 @@ FAULTS = {
     "drawn one in parts": ("with a gap in parts", WRONG, "backward_long.cuh", "kGapped && part == 0 &&", "kGapped &&"),
     "drawn one": ("long with a gap", WRONG, "row_sums.cuh", "j + e == drawn) p", "j + e != j + e) p"),
     # Noise.
-    "variates read": ("noise in a block", RACE, "gumbel_rao_held.cuh", "threads.synchronize();  // all", "// all"),
-    "variates ahead": (
+    "what is made once": (
         "noise in a block",
         RACE,
-        "gumbel_rao_held.cuh",
-        "threads.synchronize();\n    const",
-        "const",
+        "gumbel_samples.cuh",
+        f"made = make();\n    {BLOCK}",
+        "made = make();",
     ),
+    "drawn one's variate": ("noise in a block", RACE, "gumbel_samples.cuh", f"found = x;\n    {BLOCK}", "found = x;"),
     "samples ahead": ("noise of long rows", RACE, "gumbel_rao_long.cuh", f"    {BLOCK}\n#pragma", "#pragma"),
     "tail of noise": ("noise in lanes", OUTSIDE, "gumbel_row.cuh", "(j + e, j + e <", "(j + e, j + e <="),
     "uniform": ("noise in lanes", WRONG, "noise.cuh", "word >> 9", "word >> 10"),
     "uniform's place": ("noise of two", WRONG, "noise.cuh", "0x1p-24f", "0x1p-23f"),
     "noise's row": ("noise of two", WRONG, "noise.cuh", "uint64_t(row - seed", "0 * uint64_t(row - seed"),
-    "noise's offset": ("noise of two", WRONG, "../contract.h", "splitmix64(offset + 1)", "splitmix64(offset)"),
+    "noise's offset": ("noise of two", WRONG, "../contract.h", "splitmix64(seed ^ mixed)", "splitmix64(seed)"),
     "noise's sample": ("noise in a block", WRONG, "noise.cuh", "words(unsigned(j + e) / 4, sample)", "words(j / 4, 0)"),
     "drawn one's weight": ("noise in a block", WRONG, "gumbel_row.cuh", "if (j + e == drawn)", "if (false)"),
-    "sample of a thread": ("noise in lanes", WRONG, "gumbel_rao_held.cuh", "round + threads.sample()", "round"),
-    "no sample": ("noise in lanes", WRONG, "gumbel_rao_held.cuh", "i < count ?", "true ?"),
+    "drawn one of a thread": ("noise in lanes", WRONG, "gumbel_row.cuh", "drawn & bit ?", "bit == 2 ?"),
+    "thread of the drawn one": ("noise in lanes", WRONG, "gumbel_row.cuh", "unsigned(within_loop(drawn)) / kHeld", "0"),
+    "sample of a thread": ("noise in lanes", WRONG, "gumbel_rao_held.cuh", "left + threads.sample()", "left"),
+    "no sample": ("noise in lanes", WRONG, "gumbel_rao_held.cuh", "unsigned(threads.sample()) < left ?", "true ?"),
+    "no distribution": (
+        "noise of rows that have no distribution",
+        WRONG,
+        "gumbel_row.cuh",
+        "held.total.fill(softmax.nan_if_invalid())",
+        "held.total.fill(0)",
+    ),
+    "second access of a thread": (
+        "noise in a block",
+        WRONG,
+        "gumbel_row.cuh",
+        "first = j + a * kAccess;",
+        "first = j;",
+    ),
+    "logarithm": ("noise in lanes", WRONG, "noise.cuh", "q, f, 0.33333325386047363f", "q, f, 0.3333f"),
+    "kept by others": (
+        "noise of rows that are kept",
+        RACE,
+        "gumbel_rao_kept.cuh",
+        "kAccesses + a) * threads_] = bits[a]",
+        "kAccesses + a) * 32] = bits[a]",
+    ),
+    "kept beyond the end": (
+        "noise of rows that are kept",
+        OUTSIDE,
+        "gumbel_rao_kept.cuh",
+        "static_cast<Bits*>(memory) + threadIdx.x",
+        "static_cast<Bits*>(memory) + threadIdx.x + 1",
+    ),
+    "kept totals": ("noise of rows that are kept", WRONG, "gumbel_rao_kept.cuh", "if (sample > 0) held", "if (0) held"),
+    "weights and totals": (
+        "noise of rows that are kept",
+        WRONG,
+        "gumbel_rao_kept.cuh",
+        "memory + kept.shares() * Row::kHeld",
+        "memory",
+    ),
+    "first of several samples": ("noise of rows that are kept", WRONG, "gumbel_rao_kept.cuh", " && sample == 0)", ")"),
+    "categories of a step": (
+        "noise of rows that are kept",
+        WRONG,
+        "gumbel_rao_kept.cuh",
+        "(step * kept.threads() +",
+        "(0 * kept.threads() +",
+    ),
     "no sample of two": ("noise of two", WRONG, "gumbel_rao_two.cuh", "4 * first + s < samples", "true"),
     "samples of a row": ("noise in lanes", WRONG, "gumbel_samples.cuh", "distance < threads() * samples()", "false"),
     "centre of h": ("noise of long rows", WRONG, "gumbel_row.cuh", "at.h[e] - pi_h", "at.h[e]"),

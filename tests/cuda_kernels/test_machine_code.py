@@ -16,9 +16,11 @@ from .execution import executed
 OTHERS = [pytest.param(architecture, marks=pytest.mark.slow) for architecture in (80, 100, 120)]
 ARCHITECTURES = pytest.mark.parametrize("architecture", [90, *OTHERS])
 LEAST_OCCUPANCY = 0.5
+LEAST_WHERE_KEPT = 0.25  # of rows with several samples, in shared memory
 WIDE = 128  # bits
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 CATEGORIES = [4, 8, 10, 64, 1024, 4096, 32768]
+KEPT = [4104, 8200]  # by Gumbel-Rao in shared memory, in float64 and in other types
 
 
 def sample(device, x):
@@ -96,6 +98,8 @@ PATHS |= ROUTERS
 
 def categories_of(path):
     """For each of a path's kernels some that take it."""
+    if path.startswith(GUMBEL):
+        return [*CATEGORIES, *KEPT]
     return [8, 64, 256, 1024] if path in ROUTERS else CATEGORIES
 
 
@@ -122,7 +126,8 @@ def test_half_of_the_threads_are_resident(build_for, path, architecture):
                 continue
             for launch, kernel in launches(build_for(architecture), path, rows, categories, dtype):
                 found = kernel.occupancy(launch.block[0], launch.shared_bytes).fraction
-                assert found >= LEAST_OCCUPANCY, (launch, dtype)
+                is_kept = launch.name == "gumbel_rao_kept_kernel"
+                assert found >= (LEAST_WHERE_KEPT if is_kept else LEAST_OCCUPANCY), (launch, dtype)
 
 
 @ARCHITECTURES
@@ -155,11 +160,9 @@ def wide_loads(loop, always=False):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("path", PATHS)
 def test_rows_are_read_and_written_16_bytes_at_a_time(build_for, path, dtype, architecture):
-    width, share_of_wide = WIDE, 0.6  # the rest is the mask's
+    share_of_wide = 0.6  # the rest is the mask's
     if path.startswith(GUMBEL):
-        # Noise is no work that memory could hold up. Its kernels have no registers for more than four elements, and in
-        # one loop both ways to access a row, of which a launch goes one.
-        width, share_of_wide = min(WIDE, 4 * 8 * dtype.itemsize), 0.4
+        share_of_wide = 0.35  # a loop has both ways to access a row, of which a launch goes one, and the mask in both
     state = 2 * 8 * (16 + dtype.itemsize) if path == "sparse_mixer_backward" else 0  # bits, of a row's two experts
     tensors = 3 if path.endswith("both") else 2
     if path.startswith(("sample", "bernoulli")) or path in ROUTERS:
@@ -169,10 +172,10 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(build_for, path, dtype, ar
     for categories in categories_of(path):
         steps = launches(build_for(architecture), path, 512, categories, dtype)
         for launch, kernel in steps:
-            assert kernel.widths("LDG")[width] >= tensors, launch
+            assert kernel.widths("LDG")[WIDE] >= tensors, launch
             writes = path not in ("sample", "sparse_mixer", "topk_router")
             if writes and launch is steps[-1][0]:  # sums come before
-                assert kernel.widths("STG")[width], launch
+                assert kernel.widths("STG")[WIDE], launch
             for loop in loops(kernel):
                 loaded = sum(each.width for each in loop.instructions if each.operation == "LDG")
                 assert WIDE * wide_loads(loop) >= share_of_wide * (loaded - state)
@@ -246,8 +249,8 @@ def test_loops_over_long_rows_are_short(build_for, path, dtype):
 
 # Of an element and a sample of noise, in float32, at tau = 1 and at another: rows of two categories, rows in registers,
 # and long ones where they are written.
-MOST_FOR_A_SAMPLE = {2: (37, 68), 1000: (76, 110), 2**17: (48, 84)}
-OF_A_THREAD = 4  # elements of a row, or, of two categories, samples
+MOST_FOR_A_SAMPLE = {2: (26, 49), 1000: (53, 80), 2**17: (41, 68)}
+OF_A_THREAD = {2: 4, 1000: 8, 2**17: 8}  # elements of a row, or, of two categories, samples
 
 
 @pytest.mark.parametrize("tempered", [False, True])
@@ -257,4 +260,4 @@ def test_loops_over_samples_are_short(build_for, categories, tempered):
     *_, (_, kernel) = launches(build_for(90), path, 512, categories, torch.float32)
     makes_noise = [loop for loop in kernel.loops if loop.innermost and loop.mix["MUFU"] and not loop.mix["LDG"]]
     longest = max(len(loop.instructions) for loop in makes_noise)
-    assert longest / OF_A_THREAD <= MOST_FOR_A_SAMPLE[categories][tempered]
+    assert longest / OF_A_THREAD[categories] <= MOST_FOR_A_SAMPLE[categories][tempered]

@@ -14,7 +14,14 @@ ROUTED = 2  # experts of a specimen's row
 SEGMENT = 512  # bytes of a chunk: the drawn one's elements are summed up one by one
 
 
-@pytest.mark.parametrize("specimen", device_traffic.CASES, ids=device_traffic.identify)
+CASES = [
+    *device_traffic.CASES,
+    # In float32 a thread has a sector by two accesses, for each of which it is counted.
+    Specimen("gumbel_rao_backward", WHOLE_ROWS, 8192, torch.bfloat16, processors=None),
+]
+
+
+@pytest.mark.parametrize("specimen", CASES, ids=device_traffic.identify)
 def test_rows_are_moved_no_more_than_needed(executed, specimen):
     if specimen.processors is None:
         specimen = dataclasses.replace(specimen, rows=WHOLE_ROWS)

@@ -94,6 +94,19 @@ def test_many_samples_of_noise(device, shape, samples, tau):
     check(device, estimator, [torch.randn(shape).double() for _ in range(3)], None, tau)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("tau", [1.0, 0.3])
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_noise_of_many_long_rows(device, dtype, samples, tau, masked):
+    """A block has each of them, and keeps its weights in more shared memory than launches have unasked."""
+    shape = (300, 8200) if dtype == torch.float64 else (300, 12800)
+    mask = torch.rand(shape) < 0.8
+    mask[:, 0] = True
+    tensors = [torch.randn(shape).to(dtype) for _ in range(3)]
+    check(device, functools.partial(gumbel_rao, num_samples=samples), tensors, mask if masked else None, tau)
+
+
 @pytest.mark.parametrize("categories", [2, 10, 100, 3000])
 def test_draws_follow_the_softmax(device, categories):
     logits = torch.randn(categories, device=device)

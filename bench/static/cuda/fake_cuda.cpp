@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <vector>
@@ -25,6 +26,8 @@ int (*on_launch)(const Launch*) = nullptr;  // returns whether the kernel ran
 void (*on_tensor)(void* data, int64_t bytes, int is_written) = nullptr;
 int device = 0;
 cudaError_t last_error = cudaSuccess;
+std::map<const void*, size_t> allowed_bytes;  // of launches, by kernel
+constexpr size_t kUnasked = 48 * 1024;        // what a launch may have of a kernel for which no more was asked
 
 struct Configuration {
   dim3 grid, block;
@@ -92,6 +95,7 @@ cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared_b
 
 cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared_bytes,
                              cudaStream_t stream) {
+  if (shared_bytes > std::max(kUnasked, allowed_bytes[function])) return last_error = cudaErrorInvalidValue;
   const Launch launch = {kernels().at(function),
                          {grid.x, grid.y, grid.z},
                          {block.x, block.y, block.z},
@@ -115,11 +119,19 @@ cudaError_t cudaGetDevice(int* number) {
 }
 // Device 0 is so small that no row is shared by several blocks which one can hold.
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int number) {
-  if (attribute != cudaDevAttrMultiProcessorCount) return cudaErrorInvalidValue;
-  *value = number == 0 ? 1 : 132;
+  if (attribute == cudaDevAttrMultiProcessorCount) {
+    *value = number == 0 ? 1 : 132;
+  } else if (attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin) {
+    *value = 99 * 1024;  // the least of all that the kernels are for
+  } else {
+    return cudaErrorInvalidValue;
+  }
   return cudaSuccess;
 }
-cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) allowed_bytes[function] = size_t(value);
+  return cudaSuccess;
+}
 cudaError_t cudaGetLastError() {
   const cudaError_t error = last_error;
   last_error = cudaSuccess;

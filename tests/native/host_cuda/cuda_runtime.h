@@ -107,8 +107,8 @@ T shuffled(unsigned mask, T x, int lane) {
   return x;
 }
 template <class T>
-T __shfl_sync(unsigned mask, T x, int lane) {
-  return shuffled(mask, x, lane & 31);
+T __shfl_sync(unsigned mask, T x, int lane, int width = 32) {
+  return shuffled(mask, x, (int(threadIdx.x % 32) & -width) + (lane & (width - 1)));
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T x, int distance) {
@@ -154,7 +154,8 @@ inline int __reduce_max_sync(unsigned mask, int x) {
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 
 namespace host_cuda {
 inline int device = 0;
@@ -166,7 +167,11 @@ inline cudaError_t cudaGetDevice(int* number) {
   *number = host_cuda::device;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int number) {
-  *value = number;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int number) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? number : 99 << 10;
+  return cudaSuccess;
+}
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
   return cudaSuccess;
 }

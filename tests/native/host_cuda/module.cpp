@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include "cuda/draw.cuh"
+#include "cuda/gumbel_weights.cuh"
 
 namespace py = pybind11;
 namespace cuda = reinmax_kernels::cuda;
@@ -27,6 +28,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     const cuda::Uniforms found = cuda::uniforms(seed, row, offset);
     return py::make_tuple(found.chunk, found.element);
   });
+  m.def("noise_uniform", py::vectorize([](uint32_t word) { return cuda::noise_uniform(word); }));
+  m.def("minus_log", py::vectorize([](float u) { return cuda::minus_log(u); }));
+  m.def("log_of_one_and", py::vectorize([](float x) { return cuda::log_of_one_and(x); }));
   m.def("meet_without_the_last_warp", [] {
     host_cuda::run(dim3(), 64, 0, [] {
       if (threadIdx.x < 32) __syncthreads();

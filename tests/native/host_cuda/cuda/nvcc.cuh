@@ -21,6 +21,8 @@ Number opaque(Number x) {
   return x;
 }
 
+inline int thread_of_block() { return int(threadIdx.x); }
+
 inline uint64_t* memory_of_launch() { return host_cuda::memory_of_launch(); }
 
 template <class... Parameters>
