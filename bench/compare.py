@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from rich.console import Console
 
+from reinmax_kernels import backends
+
 from . import cases
 from .peers import OURS_IN_TRITON, captured, in_triton
 from .tables import Row, add_sections, table_of_cases, three_digits
@@ -21,9 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def with_triton(calls: Calls, options: argparse.Namespace) -> Calls:
-    """On a GPU ours by the Triton kernels comes second."""
+    """On a GPU ours by the Triton kernels comes second, where Triton is installed."""
+    if options.device == "cpu" or not backends.has_triton:
+        return calls
     ours = next(iter(calls))
-    return {ours: calls[ours], OURS_IN_TRITON: in_triton(calls[ours]), **calls} if options.device == "cuda" else calls
+    return {ours: calls[ours], OURS_IN_TRITON: in_triton(calls[ours]), **calls}
 
 
 def measure(calls: Calls, seconds: float, about: Row, options: argparse.Namespace) -> list[Row]:

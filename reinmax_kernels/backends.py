@@ -127,7 +127,7 @@ def backend(name: str) -> Iterator[None]:
     """Serve every call inside the `with` block, in this thread, by one backend.
 
     `"auto"` (the default): the fastest that this build has for the tensor's device. `"reference"`: plain PyTorch.
-    `"cpu"`: the C++ kernels. `"cuda"`: the CUDA C++ kernels, and for an op that has none what `"auto"` takes.
+    `"cpu"`: the C++ kernels. `"cuda"`: the CUDA C++ kernels, and for an op or dtype that has none what `"auto"` takes.
     `"triton"`: the Triton kernels, for tensors on a GPU, and on the CPU where TRITON_INTERPRET=1 was set before the
     first call. The environment variable REINMAX_KERNELS_BACKEND chooses for the whole process. All backends draw the
     same sample from the same seed. The backward of a call runs where its forward ran.

@@ -27,14 +27,14 @@ def codebook_lookup(
     With the codebook :math:`B`, whose row :math:`B_j` is the vector of category j, :math:`D \sim \mathrm{softmax}(
     \theta)` and the gradient :math:`v` of the vector :math:`B_D`, the one-hot's gradient would be :math:`g_j = \langle
     B_j, v \rangle`. The logits get what :func:`reinmax_kernels.reinmax` or :func:`reinmax_kernels.straight_through`
-    makes of it. Where the categories of a row are adjacent, the kernels hold nothing of the logits' size but their
-    gradient: the product is made for a few rows at a time, or, of half types on GPUs, for tiles that never leave the
-    registers. Those are Triton's, for CUDA tensors too: its `tl.dot` multiplies on a GPU's matrix units, and cuBLAS
-    would write what it multiplies to memory, to be read again. Other types these units would round; there cuBLAS, or
-    what else PyTorch has, is several times as fast, 16 parts of the product or fewer, one after the other. Without
-    Triton half types are the reference's, which makes the product at once. The codebook gets
-    :math:`\nabla_{B_j} = \sum_{i: D_i = j} v_i`, summed in float64: on the CPU in the order of the rows, on GPUs in
-    pieces of 128 of them, without atomic additions: the same at every call and on every thread count.
+    makes of it. Where rows lie one after the other, the kernels hold of the logits' size nothing but their gradient:
+    the product is made for a few rows at a time, or, of half types on GPUs, for tiles that never leave the registers.
+    Those are Triton's, for CUDA tensors too: its `tl.dot` multiplies on a GPU's matrix units, and cuBLAS would write
+    what it multiplies to memory, to be read again. Other types these units would round; there PyTorch multiplies, by
+    cuBLAS for one, which is several times as fast: a 16th of the rows at a time, or 2^20 elements. Without Triton half
+    types are the reference's, which makes the product at once. The codebook gets :math:`\nabla_{B_j} = \sum_{i: D_i =
+    j} v_i`, summed in float64: on the CPU in the order of the rows, on GPUs in pieces of some, without atomic
+    additions: the same at every call and on every thread count.
 
     Args:
         logits, dim, mask, generator, seed, offset, row_offset: as in :func:`reinmax_kernels.sample`.
@@ -47,8 +47,8 @@ def codebook_lookup(
         int64 codes in the logits' shape less `dim`. The vectors are differentiable in logits and codebook, once.
         Products and sums of half types are computed in float32 or better, under autocast too (as torch.matmul does
         float32 where the reference serves the call); those of float32 on GPUs without TF32, unless PyTorch is set to it
-        (`torch.set_float32_matmul_precision`). Kept for the backward are logits and codebook, and an index and a
-        float64 log-sum-exp a row.
+        (`torch.set_float32_matmul_precision`); what PyTorch says of cuBLAS under `use_deterministic_algorithms` holds
+        for them. Kept for the backward are logits and codebook, and an index and a float64 log-sum-exp a row.
 
     Raises:
         As :func:`reinmax_kernels.reinmax`, and TypeError for a codebook that is no floating-point tensor, ValueError

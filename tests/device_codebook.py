@@ -135,14 +135,51 @@ class CodebookBackwardOfReals:
         assert_close(grad, truth, scale * (4e-14 if logits.dtype == torch.float64 else 4e-6))
 
     @pytest.mark.parametrize("of_each_row", [False, True])
+    @pytest.mark.parametrize("codes", [100, 1200])
     @pytest.mark.parametrize(("name", "tau"), ESTIMATORS)
-    def test_masks_and_what_a_forbidden_code_holds(self, executed, name, tau, of_each_row):
-        self.check_masks(executed, name, tau, torch.float32, of_each_row)
+    def test_masks_and_what_a_forbidden_code_holds(self, executed, name, tau, codes, of_each_row):
+        self.check_masks(executed, name, tau, torch.float32, codes, of_each_row)
 
-    def check_masks(self, executed, name, tau, dtype, of_each_row=False):
-        mask = torch.rand(100) < 0.7
+    @pytest.mark.parametrize("shape", [(5, 1), (2, 3, 1), (3, 1)])
+    @pytest.mark.parametrize("name", BACKWARDS)
+    def test_a_mask_of_whole_rows(self, executed, name, shape):
+        """Of as many rows as there are categories, too. Without one a row has no distribution."""
+        codes = 5 if len(shape) == 2 else 6
+        logits, codebook = torch.randn(*shape[:-1], codes), torch.randn(codes, 4)
+        v, mask = torch.randn(*shape[:-1], 4), torch.ones(shape, dtype=torch.bool)
+        mask.view(-1)[2] = False
+        _, index, log_sum_exp = REFERENCE["codebook_lookup"](logits, codebook, seed(), None, 0, 0)
+        log_sum_exp.view(-1)[2] = torch.nan
+        with executed(90) as device:
+            grad = getattr(device, name)(v, codebook, logits, index, log_sum_exp, mask, None)
+        truth = REFERENCE[name](v, codebook, logits, index, log_sum_exp, None, None)
+        rows, known = grad.view(-1, codes), [i for i in range(mask.numel()) if i != 2]
+        assert rows[2].isnan().all()
+        assert torch.allclose(rows[known], truth.view(-1, codes)[known], atol=1e-5)
+
+    @pytest.mark.parametrize("name", BACKWARDS)
+    def test_what_carries_a_gradient(self, executed, name):
+        logits, codebook, v = torch.randn(3, 7), torch.randn(7, 4), torch.randn(3, 4)
+        _, index, log_sum_exp = REFERENCE["codebook_lookup"](logits, codebook, seed(), None, 0, 0)
+        with executed(90) as device:
+            op = getattr(device, name)
+            expected = op(v, codebook, logits, index, log_sum_exp, None, None)
+            found = op(v.requires_grad_(), codebook.requires_grad_(), logits, index, log_sum_exp, None, None)
+        assert torch.equal(found, expected)
+
+    @pytest.mark.parametrize("name", BACKWARDS)
+    def test_no_rows_have_no_gradient(self, executed, name):
+        nothing = torch.zeros(0, dtype=torch.int64)
+        with executed(90) as device:
+            grad = getattr(device, name)(
+                torch.randn(0, 3), torch.randn(5, 3), torch.randn(0, 5), nothing, nothing.double(), None, None
+            )
+        assert grad.shape == (0, 5)
+
+    def check_masks(self, executed, name, tau, dtype, codes=100, of_each_row=False):
+        mask = torch.rand(codes) < 0.7
         mask[0] = True
-        logits, codebook = random((5, 100), dtype).masked_fill(~mask, torch.nan), random((100, 6), dtype)
+        logits, codebook = random((5, codes), dtype).masked_fill(~mask, torch.nan), random((codes, 6), dtype)
         codebook[~mask] = torch.nan
         v = random((5, 6), dtype)
         clean = codebook.nan_to_num(nan=1.0)

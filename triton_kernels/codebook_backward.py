@@ -18,6 +18,7 @@ from .upstream import Estimator
 
 _MOST_PRODUCTS = 16  # that the library makes: each is as much less of the logits' bytes
 _LEAST_OF_PRODUCT = 2**20  # elements, else it takes no longer than its launch
+_ROWS_ALIGNED = 16  # of any length, and their addresses are multiples of 16 bytes
 
 
 def codebook_backward(
@@ -49,11 +50,14 @@ def _by_library(
     grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
     rows, categories = index.numel(), logits.shape[-1]
     accumulated = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    left, right = grad_vectors.reshape(rows, grad_vectors.shape[-1]).to(accumulated), codebook.to(accumulated).t()
+    # Detached, for PyTorch differentiates nothing that it writes to a given tensor.
+    left = grad_vectors.detach().reshape(rows, grad_vectors.shape[-1]).to(accumulated)
+    right = codebook.detach().to(accumulated).t()
     x, to = logits.reshape(rows, categories), grad_logits.view(rows, categories)
     allowed = None if mask is None else mask.expand(logits.shape).reshape(rows, categories)
     state = index.reshape(rows), log_sum_exp.reshape(rows)
     at_once = max(launch.cdiv(rows, _MOST_PRODUCTS), launch.cdiv(_LEAST_OF_PRODUCT, categories))
+    at_once = launch.cdiv(at_once, _ROWS_ALIGNED) * _ROWS_ALIGNED
     product = torch.empty((min(at_once, rows), categories), dtype=accumulated, device=logits.device)
     for first in range(0, rows, at_once):
         some = slice(first, min(first + at_once, rows))

@@ -16,6 +16,8 @@ namespace {
 constexpr int64_t kMostProducts = 16;                  // each is as much less of the logits' bytes
 constexpr int64_t kLeastOfProduct = int64_t{1} << 20;  // elements, else it takes no longer than its launch
 
+constexpr int64_t kRowsAligned = 16;  // of any length, and their addresses are multiples of 16 bytes
+
 int64_t ceil_divide(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
 Tensor rows_of(const Tensor& tensor, int64_t first, int64_t count) {
@@ -29,11 +31,19 @@ Tensor call(const char* op, const char* overload, const Arguments&... arguments)
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// Which categories of each row can be drawn, [N, C] or [C].
+// Which categories of each row can be drawn, [N, C], or [C] where all rows have the same.
 Tensor allowed_rows(const Tensor& mask, const Tensor& logits, const Shape& shape) {
-  if (mask.numel() == shape.categories) return torch::stable::reshape(mask, {shape.categories});
-  Tensor allowed = empty_beside(logits, shape.sizes, ScalarType::Bool);
-  return torch::stable::reshape(torch::stable::copy_(allowed, mask), {shape.rows, shape.categories});
+  require_device(mask, logits);
+  require(dtype_of(mask) == DType::kBool, "mask: expected a boolean tensor");
+  const std::vector<int64_t> sizes(mask.sizes().begin(), mask.sizes().end());
+  const bool is_of_categories = !sizes.empty() && sizes.back() == shape.categories;
+  if (is_of_categories && mask.numel() == shape.categories) return torch::stable::reshape(mask, {shape.categories});
+  Tensor allowed = mask;
+  if (sizes != shape.sizes) {
+    allowed = empty_beside(logits, shape.sizes, ScalarType::Bool);
+    torch::stable::copy_(allowed, mask);
+  }
+  return torch::stable::reshape(allowed, {shape.rows, shape.categories});
 }
 
 template <void (*kLaunch)(const BackwardArguments&, void* scratch, Stream)>
@@ -55,13 +65,14 @@ Tensor backward_by_products(const Tensor& grad_vectors, const Tensor& codebook, 
 
   BackwardArguments arguments;
   arguments.tau = checked_tau(tau);
-  const Tensor left = torch::stable::reshape(grad_vectors, {shape.rows, d});
-  const Tensor right = torch::stable::transpose(codebook, 0, 1);
+  // Detached, for torch differentiates nothing that it writes to a given tensor.
+  const Tensor left = torch::stable::reshape(call("aten::detach", "", grad_vectors), {shape.rows, d});
+  const Tensor right = torch::stable::transpose(call("aten::detach", "", codebook), 0, 1);
   const Tensor rows = torch::stable::reshape(logits, {shape.rows, categories});
   std::optional<Tensor> allowed;
   if (mask) allowed = allowed_rows(*mask, logits, shape);
-  const int64_t at_once =
-      std::min(shape.rows, std::max(ceil_divide(shape.rows, kMostProducts), ceil_divide(kLeastOfProduct, categories)));
+  const int64_t least = std::max(ceil_divide(shape.rows, kMostProducts), ceil_divide(kLeastOfProduct, categories));
+  const int64_t at_once = std::min(shape.rows, ceil_divide(least, kRowsAligned) * kRowsAligned);
   const Tensor product = empty_beside(logits, {at_once, categories}, logits.scalar_type());
   for (int64_t first = 0; first < shape.rows; first += at_once) {
     const int64_t count = std::min(at_once, shape.rows - first);

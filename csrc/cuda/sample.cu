@@ -86,7 +86,7 @@ template <class T, int kWidth, bool kDense>
 static void sample_short(const SampleArguments& arguments, Stream stream) {
   const Logits& logits = arguments.logits;
   // More warps of fewer rounds write faster; with one round alone no row would be asked for ahead.
-  const ShortWork work = short_work<T, kWidth>(logits, kDense && kFillsHalfSectors<T, kWidth> ? 2 : kWarp);
+  const ShortWork work = short_work<T, kWidth>(logits, kDense && kFillsHalfSectors<T, kWidth> ? 2 : kMostRounds);
   launch(sample_short_kernel<T, kWidth, kDense>, work.grid(logits.rows), 32 * kShortWarps, 0, stream, arguments, work);
 }
 

@@ -22,7 +22,8 @@ inline bool lie_side_by_side(const Logits& logits) {
   return int64_t(logits.inner) == 1 && logits.values.outer_stride == logits.categories;
 }
 
-constexpr int kShortWarps = 4;  // of a block
+constexpr int kShortWarps = 4;   // of a block
+constexpr int kMostRounds = 32;  // of a warp, which computes the uniforms of so many rows at once
 
 // How rows are shared out, the same for all warps.
 struct ShortWork {
@@ -47,7 +48,7 @@ template <class T, int kWidth>
 constexpr int kMostShortDraw = 32 * kShortElements<T, kWidth>;
 
 template <class T, int kWidth>
-ShortWork short_work(const Logits& logits, int most_rounds = 32) {
+ShortWork short_work(const Logits& logits, int most_rounds = kMostRounds) {
   ShortWork work{};
   while ((kShortElements<T, kWidth> << work.group_bits) < logits.categories) ++work.group_bits;
   work.elements = int(ceil_divide(logits.categories, int64_t{kWidth} << work.group_bits)) * kWidth;

@@ -284,12 +284,13 @@ def test_codebook_lookup(device, rows, codes, d, dtype, tau, name):
     assert torch.allclose(found[3], expected[3], rtol=tolerance, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("tau", [1.0, 0.7])
 @pytest.mark.parametrize("name", ["reinmax", "straight_through"])
-def test_of_the_logits_size_a_lookup_holds_their_gradient_alone(device, name, tau):
-    logits = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16).requires_grad_()
-    codebook = torch.randn(8192, 64, device=device, dtype=torch.bfloat16).requires_grad_()
-    v = torch.randn(8192, 64, device=device, dtype=torch.bfloat16)
+def test_of_the_logits_size_a_lookup_holds_their_gradient_alone(device, name, tau, dtype):
+    logits = torch.randn(8192, 8192, device=device, dtype=dtype).requires_grad_()
+    codebook = torch.randn(8192, 64, device=device, dtype=dtype).requires_grad_()
+    v = torch.randn(8192, 64, device=device, dtype=dtype)
 
     def step():
         return torch.autograd.grad(codebook_lookup(logits, codebook, tau, estimator=name)[0], (logits, codebook), v)
