@@ -76,7 +76,7 @@ def check_graphs(options: argparse.Namespace) -> None:
 
 
 def wait_for(device: str) -> Callable[[], None]:
-    """Waits until the device has done what was launched."""
+    """A function that returns when the device has done what was launched."""
     return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
