@@ -48,11 +48,19 @@ std::vector<torch::stable::Tensor>& made() {
   return *tensors;
 }
 
+// From the first element to the last: a view has fewer of its own than it has elements, where it repeats them.
+int64_t bytes_spanned(const torch::stable::Tensor& tensor) {
+  if (tensor.numel() == 0) return 0;
+  int64_t elements = 1;
+  for (int64_t d = 0; d < tensor.dim(); ++d) elements += (tensor.size(d) - 1) * tensor.stride(d);
+  return elements * int64_t(tensor.element_size());
+}
+
 void tell(AtenTensorHandle handle, bool is_written) {
   AtenTensorHandle owned = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(handle, &owned));
   const torch::stable::Tensor& tensor = made().emplace_back(owned);
-  on_tensor(tensor.mutable_data_ptr(), tensor.numel() * int64_t(tensor.element_size()), is_written);
+  on_tensor(tensor.mutable_data_ptr(), bytes_spanned(tensor), is_written);
 }
 
 }  // namespace
