@@ -52,11 +52,11 @@ class CategoryLanes {
   void set_drawn_of(Real* array, Real value) const { array[index_] = value; }
   Real row_sum(const Vector& v) const { return sum<Real>(v); }
 
-  // The uniforms of one Monte-Carlo sample, and the logarithm of the drawn category's.
-  void uniforms(int64_t sample, Real* to) const {
+  // The logarithms of one Monte-Carlo sample's uniforms.
+  void log_uniforms(int64_t sample, Real* to) const {
     row_uniforms(noise_number_, noise_key_, uint64_t(sample), slots(), to);
+    take_logarithms(to, slots());
   }
-  Real drawn_logarithm(const Real* uniforms) const { return log(Vector::broadcast(drawn_of(uniforms))).first(); }
 
   // What an estimator makes of each logit and needs again in the pass after: kept where it costs no memory, made anew
   // where it would. To be asked for by that pass or before it: gradients may take its place.
@@ -166,17 +166,18 @@ class CategoryLanes {
   // Rows of this length and longer use up elements faster than the processor foresees them.
   static constexpr int64_t kFetched = 128;
 
-  // How many elements after the one at hand a pass fetches from memory; 0: none.
+  // How many elements after the one at hand a pass fetches from memory; 0: none. Of a short row
+  // the results' memory too, by a pass that does not write: the stores of a later one would wait for it.
   struct Ahead {
-    int64_t logits, gradient;
+    int64_t logits, gradient, result;
   };
 
-  // Fetches the vector at i.
-  template <bool kReals>
-  REINMAX_INLINE void fetch(const Elements<Real>& elements, int64_t i) {
+  // Fetches the vector at i of elements or results.
+  template <bool kReals, class Memory>
+  REINMAX_INLINE void fetch(const Memory& memory, int64_t i) {
     constexpr int64_t kCacheLine = 64, kLines = kLanes * sizeof(Real) / kCacheLine;
-    const int64_t element_bytes = kReals ? sizeof(Real) : size_of(elements.dtype);
-    const char* at = static_cast<const char*>(elements.data) + i * element_bytes;
+    const int64_t element_bytes = kReals ? sizeof(Real) : size_of(memory.dtype);
+    const char* at = static_cast<const char*>(memory.data) + i * element_bytes;
     // Of elements of two bytes each line twice: a number of lines that the compiler does not know would be a loop.
     for (int64_t line = 0; line < kLines; ++line) __builtin_prefetch(at + line * (kLanes / kLines) * element_bytes);
   }
@@ -189,6 +190,7 @@ class CategoryLanes {
     for (; i + kLanes <= n; i += kLanes) {
       if (ahead.logits != 0) fetch<kReals>(x, i + ahead.logits);
       if (ahead.gradient != 0) fetch<kReals>(g, i + ahead.gradient);
+      if (ahead.result != 0) fetch<kReals>(result, i + ahead.result);
       const auto logit = [&x = x, i]() REINMAX_LAMBDA { return x.template load_as<kReals>(i); };
       const auto at = position<Real>(logit, g.template load_as<kReals>(i), h.template load_as<kReals>(i), first + i);
       const Vector v = body(at, sums);
@@ -204,15 +206,15 @@ class CategoryLanes {
     }
   }
 
-  Ahead ahead_of_pass() const {
-    if (arguments_.logits.categories < kFetched || (seen_ && is_short())) return {0, 0};
-    return {kChunk, kChunk};
+  Ahead ahead_of_pass(bool writes) const {
+    if (arguments_.logits.categories < kFetched || (seen_ && is_short())) return {0, 0, 0};
+    return {kChunk, kChunk, is_short() && !writes ? kChunk : 0};
   }
 
   // Of a pass that needs the logits only where they were not kept. If the next row's largest will be looked for, it
   // fetches those of a long row: to find a largest waits for memory, which is idle while this pass waits for a cache.
-  Ahead ahead_without_logits() const {
-    Ahead result = ahead_of_pass();
+  Ahead ahead_without_logits(bool writes) const {
+    Ahead result = ahead_of_pass(writes);
     if (is_short() || kept_slots_ == 0) return result;
     const Logits& logits = arguments_.logits;
     const bool in_place = logits.mask.data == nullptr && logits.values.category_stride == 1;
@@ -225,7 +227,7 @@ class CategoryLanes {
   Sums<Real, kSums> pass(Body body) {
     const Logits& logits = arguments_.logits;
     Register<Real> total[kSums > 0 ? kSums : 1] = {};
-    const Ahead ahead = kLogits ? ahead_of_pass() : ahead_without_logits();
+    const Ahead ahead = kLogits ? ahead_of_pass(kWrite) : ahead_without_logits(kWrite);
     for (int64_t first = 0; first < logits.categories; first += kChunk) {
       const int64_t n = logits.categories - first < kChunk ? logits.categories - first : kChunk;
       const Chunk chunk{first,

@@ -78,11 +78,11 @@ REINMAX_INLINE void gumbel_softmax(Row& row, const BackwardArguments& arguments,
   using Real = typename Row::Scalar;
   using Vector = typename Row::Vector;
   auto* const weights = static_cast<Real*>(scratch);
-  row.uniforms(0, weights);
-  const auto drawn_logarithm = row.drawn_logarithm(weights);
+  row.log_uniforms(0, weights);
+  const auto drawn_logarithm = row.drawn_of(weights);
   const auto sums = row.template reduce<2 + kGradProbs>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
-    const Vector w = power.weight(log(Vector::load(weights + at.slot)), drawn_logarithm,
-                                  power.probability(row, at.logit()), power.factor(row, at.logit()));
+    const Vector w = power.weight(Vector::load(weights + at.slot), drawn_logarithm, power.probability(row, at.logit()),
+                                  power.factor(row, at.logit()));
     w.store(weights + at.slot);
     sum[0] += w;
     sum[1] += w * at.grad_one_hot;
@@ -137,14 +137,14 @@ REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, voi
   const auto drawn = row.drawn();
   typename Row::Quantity drawn_total{};
   for (int64_t k = 0; k < samples; ++k) {
-    row.uniforms(k, arrays.weight);
-    const auto drawn_logarithm = row.drawn_logarithm(arrays.weight);
+    row.log_uniforms(k, arrays.weight);
+    const auto drawn_logarithm = row.drawn_of(arrays.weight);
     Vector sum{}, product{};
     for (int64_t first = 0; first < slots; first += kChunk) {  // as sums over a row are made
       Vector chunk_sum{}, chunk_product{};
       for (int64_t slot = first; slot < slots && slot < first + kChunk; slot += Row::kLanes) {
         const Vector factor = Power::kFactor ? Vector::load(arrays.factor + slot) : Vector{};
-        const Vector w = power.weight(log(Vector::load(arrays.weight + slot)), drawn_logarithm,
+        const Vector w = power.weight(Vector::load(arrays.weight + slot), drawn_logarithm,
                                       Vector::load(arrays.probability + slot), factor);
         w.store(arrays.weight + slot);
         chunk_sum += w;

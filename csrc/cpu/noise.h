@@ -17,7 +17,14 @@ constexpr uint64_t kLow32 = 0xFFFFFFFFu;
 
 // Two registers of words, each in the low half of a 64-bit lane, as one of twice the lanes: even lanes, odd lanes.
 REINMAX_INLINE UInt32 interleave(SimdBits::Lanes even, SimdBits::Lanes odd) {
-  return bits_as<UInt32>((even & kLow32) | (odd << 32));
+  const auto e = UInt32(even), o = UInt32(odd);
+#if defined(REINMAX_LEVEL_AVX512)
+  return __builtin_shufflevector(e, o, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
+#elif defined(REINMAX_LEVEL_AVX2)
+  return __builtin_shufflevector(e, o, 0, 8, 2, 10, 4, 12, 6, 14);
+#else
+  return __builtin_shufflevector(e, o, 0, 4, 2, 6);
+#endif
 }
 
 // u = (word / 2^9 + 1/2) / 2^23, exactly: never 0 or 1.
@@ -30,6 +37,13 @@ REINMAX_INLINE void store_as(double* to, Float v) {
   const DoublePair wide = widen(v);
   store_register(to, wide.low);
   store_register(to + kRegisterLanes<double>, wide.high);
+}
+
+// In place. By itself, for beside an exponential there are not registers enough.
+template <class Real>
+REINMAX_INLINE void take_logarithms(Real* values, int64_t count) {
+  using Vector = Pack<Real>;
+  for (int64_t i = 0; i < count; i += Vector::kLanes) log(Vector::load(values + i)).store(values + i);
 }
 
 // Of rows as lanes.
@@ -101,22 +115,26 @@ REINMAX_INLINE SimdBits::Lanes counters_for_unpacking() {
 }
 
 // Of one row, categories as lanes: uniforms for categories [0, slots), whole packs. Ten rounds are a long chain of
-// instructions, so that a pack's calls go side by side.
+// instructions, so that calls go side by side, as many as there are registers for.
 template <class Real>
 REINMAX_INLINE void row_uniforms(uint64_t number, uint64_t key, uint64_t sample, int64_t slots, Real* to) {
-  constexpr int kCounters = kRegisterLanes<uint64_t>, kCalls = Pack<Real>::kLanes / (4 * kCounters);
-  static_assert(Pack<Real>::kLanes == 4 * kCounters * kCalls);
+  constexpr int kCounters = kRegisterLanes<uint64_t>, kCalls = kRegisterBytes == 64 ? 4 : 2;
+  constexpr int kAtOnce = 4 * kCounters * kCalls;
+  static_assert(kAtOnce % Pack<Real>::kLanes == 0);
   using Lanes = Pack<uint64_t, kCalls>;
   const auto counters = Lanes::generate([](int lane) { return counters_for_unpacking() + uint64_t(lane); });
   const auto row = Lanes::broadcast(number), keys = Lanes::broadcast(key), samples = Lanes::broadcast(sample);
-  for (int64_t j = 0; j < slots; j += Pack<Real>::kLanes) {
+  for (int64_t j = 0; j < slots; j += kAtOnce) {
     const auto w = contract::philox<PackBits<kCalls>>({counters + uint64_t(j / 4), samples, row, row >> 32}, keys);
     const auto pairs = [](auto even, auto odd) { return SimdBits::Lanes(interleave(even, odd)); };
     const auto first = w.w0.each(pairs, w.w1), second = w.w2.each(pairs, w.w3);
     // The words of each counter are adjacent in memory: of a call, two registers.
     const auto low = first.each([](auto a, auto b) { return noise_uniform(unpack_low(a, b)); }, second);
     const auto high = first.each([](auto a, auto b) { return noise_uniform(unpack_high(a, b)); }, second);
-    low.visit([&](int lane, Float u) { store_as(to + j + 2 * lane, u); });
-    high.visit([&](int lane, Float u) { store_as(to + j + 2 * lane + kRegisterLanes<float>, u); });
+    const auto store = [=](int64_t at, Float u) {
+      if (j + at < slots) store_as(to + j + at, u);
+    };
+    low.visit([&](int lane, Float u) { store(2 * lane, u); });
+    high.visit([&](int lane, Float u) { store(2 * lane + kRegisterLanes<float>, u); });
   }
 }

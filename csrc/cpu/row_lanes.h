@@ -61,7 +61,7 @@ class RowLanes {
 
   Vector row_sum(const Vector& v) const { return v; }
 
-  void uniforms(int64_t sample, Real* to) const {
+  void log_uniforms(int64_t sample, Real* to) const {
     for (int64_t j = 0; j < arguments_.logits.categories; j += 4) {
       const int64_t left = arguments_.logits.categories - j;
       for (int lane = 0; lane < kLanes; lane += kRegisterLanes<float>) {
@@ -70,8 +70,8 @@ class RowLanes {
         });
       }
     }
+    take_logarithms(to, slots());
   }
-  Vector drawn_logarithm(const Real* uniforms) const { return log(drawn_of(uniforms)); }
 
   // Of two categories: the one that was not drawn, and the uniforms of four Monte-Carlo samples.
   DrawnPosition<Vector> other_of_two() {
