@@ -60,13 +60,13 @@ class CategoryLanes {
 
   // What an estimator makes of each logit and needs again in the pass after: kept where it costs no memory, made anew
   // where it would. To be asked for by that pass or before it: gradients may take its place.
-  template <class Logit>
-  REINMAX_MEMBER void keep(const Position<Real, Logit>& at, const Vector& v) {
+  template <class At>
+  REINMAX_MEMBER void keep(const At& at, const Vector& v) {
     if (at.slot < kept_slots_) v.store(kept_ + at.slot);
   }
 
-  template <class Logit, class Function>
-  REINMAX_MEMBER Vector kept(const Position<Real, Logit>& at, const Function& function) const {
+  template <class At, class Function>
+  REINMAX_MEMBER Vector kept(const At& at, const Function& function) const {
     if (__builtin_expect(at.slot < kept_slots_, 1)) return Vector::load(kept_ + at.slot);
     return function(at.logit());
   }
@@ -191,16 +191,18 @@ class CategoryLanes {
       if (ahead.logits != 0) fetch<kReals>(x, i + ahead.logits);
       if (ahead.gradient != 0) fetch<kReals>(g, i + ahead.gradient);
       if (ahead.result != 0) fetch<kReals>(result, i + ahead.result);
-      const auto logit = [&x = x, i]() REINMAX_LAMBDA { return x.template load_as<kReals>(i); };
-      const auto at = position<Real>(logit, g.template load_as<kReals>(i), h.template load_as<kReals>(i), first + i);
+      const auto vector_of = [i](const Elements<Real>& elements) {
+        return [&elements, i]() REINMAX_LAMBDA { return elements.template load_as<kReals>(i); };
+      };
+      const auto at = position<Real>(vector_of(x), vector_of(g), vector_of(h), first + i);
       const Vector v = body(at, sums);
       if (kWrite) result.template store_as<kReals>(i, v);
     }
     if (i < n) {
-      const auto logit = [&x = x, i, left = n - i]()
-                             REINMAX_LAMBDA { return x.load_first(i, left, kMinusInfinity<Real>); };
-      const auto at =
-          position<Real>(logit, g.load_first(i, n - i, Real(0)), h.load_first(i, n - i, Real(0)), first + i);
+      const auto rest_of = [i, left = n - i](const Elements<Real>& elements, Real pad) {
+        return [&elements, i, left, pad]() REINMAX_LAMBDA { return elements.load_first(i, left, pad); };
+      };
+      const auto at = position<Real>(rest_of(x, kMinusInfinity<Real>), rest_of(g, 0), rest_of(h, 0), first + i);
       const Vector v = body(at, sums);
       if (kWrite) result.store_first(i, n - i, v);
     }

@@ -16,24 +16,24 @@ REINMAX_INLINE void gapped_straight_through(Row& row, double tau, double gap) {
     const Vector w = weight(at.logit());
     row.keep(at, w);
     sum[0] += w;
-    sum[1] += w * at.grad_one_hot;
-    if constexpr (kGradProbs) sum[2] += row.probability(at.logit()) * at.grad_probs;
+    sum[1] += w * at.grad_one_hot();
+    if constexpr (kGradProbs) sum[2] += row.probability(at.logit()) * at.grad_probs();
   });
   const auto drawn = row.drawn();
   const auto excess = row.kept(drawn, weight) - Real(1);
   const auto scale = Real(1) / (sums[0] - excess);
-  const auto centre = (sums[1] - excess * drawn.grad_one_hot) * scale;
+  const auto centre = (sums[1] - excess * drawn.grad_one_hot()) * scale;
   const auto share = scale * inverse_tau;
   const auto gradient = [&](const auto& at, const auto& w, const auto& grad_one_hot) REINMAX_LAMBDA {
     const auto through_sample = w * (grad_one_hot - centre) * share;
     if constexpr (!kGradProbs) return through_sample;
-    return through_sample + row.probability(at.logit()) * (at.grad_probs - sums[1 + kGradProbs]);
+    return through_sample + row.probability(at.logit()) * (at.grad_probs() - sums[1 + kGradProbs]);
   };
   row.template write<0, kGradProbs>([&](const auto& at, auto*) REINMAX_LAMBDA {
     const Vector w = row.kept(at, weight);
     return gradient(at, w, at.grad_one_hot_of(w));
   });
-  row.set_drawn(gradient(drawn, Real(1), drawn.grad_one_hot));
+  row.set_drawn(gradient(drawn, Real(1), drawn.grad_one_hot()));
 }
 
 static void gapped_straight_through_backward(const BackwardArguments& arguments, int64_t begin, int64_t end, void*) {

@@ -85,24 +85,24 @@ REINMAX_INLINE void gumbel_softmax(Row& row, const BackwardArguments& arguments,
                                   power.factor(row, at.logit()));
     w.store(weights + at.slot);
     sum[0] += w;
-    sum[1] += w * at.grad_one_hot;
-    if constexpr (kGradProbs) sum[2] += row.probability(at.logit()) * at.grad_probs;
+    sum[1] += w * at.grad_one_hot();
+    if constexpr (kGradProbs) sum[2] += row.probability(at.logit()) * at.grad_probs();
   });
   const auto drawn = row.drawn();
   const auto excess = row.drawn_of(weights) - Real(1);
   const auto scale = Real(1) / (sums[0] - excess);
-  const auto centre = (sums[1] - excess * drawn.grad_one_hot) * scale;
+  const auto centre = (sums[1] - excess * drawn.grad_one_hot()) * scale;
   const auto share = scale * inverse_of<Real>(arguments.tau);
   const auto gradient = [&](const auto& at, const auto& w, const auto& grad_one_hot) REINMAX_LAMBDA {
     const auto through_sample = w * (grad_one_hot - centre) * share;
     if constexpr (!kGradProbs) return through_sample;
-    return through_sample + row.probability(at.logit()) * (at.grad_probs - sums[1 + kGradProbs]);
+    return through_sample + row.probability(at.logit()) * (at.grad_probs() - sums[1 + kGradProbs]);
   };
   row.template write<0, kGradProbs>([&](const auto& at, auto*) REINMAX_LAMBDA {
     const Vector w = Vector::load(weights + at.slot);
     return gradient(at, w, at.grad_one_hot_of(w));
   });
-  row.set_drawn(gradient(drawn, Real(1), drawn.grad_one_hot));
+  row.set_drawn(gradient(drawn, Real(1), drawn.grad_one_hot()));
 }
 
 // What a row's samples have in common, in arrays that are as long as the row: see Position::slot.
@@ -129,9 +129,9 @@ REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, voi
   const auto centre_of_probs = row.template reduce<1>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
     power.probability(row, at.logit()).store(arrays.probability + at.slot);
     if (Power::kFactor) power.factor(row, at.logit()).store(arrays.factor + at.slot);
-    at.grad_one_hot.store(arrays.gradient + at.slot);
+    at.grad_one_hot().store(arrays.gradient + at.slot);
     Vector{}.store(arrays.total + at.slot);
-    sum[0] += row.probability(at.logit()) * at.grad_probs;
+    sum[0] += row.probability(at.logit()) * at.grad_probs();
   })[0];
   row.set_drawn_of(Power::kFactor ? arrays.factor : arrays.probability, 0);
   const auto drawn = row.drawn();
@@ -154,8 +154,8 @@ REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, voi
       product += chunk_product;
     }
     const auto scale = Real(1) / (row.row_sum(sum) + Real(1));
-    const auto centre = (row.row_sum(product) + drawn.grad_one_hot) * scale;
-    drawn_total += scale * (drawn.grad_one_hot - centre);
+    const auto centre = (row.row_sum(product) + drawn.grad_one_hot()) * scale;
+    drawn_total += scale * (drawn.grad_one_hot() - centre);
     for (int64_t slot = 0; slot < slots; slot += Row::kLanes) {
       const Vector share = Vector::load(arrays.weight + slot) * scale;
       const Vector gradient = share * (Vector::load(arrays.gradient + slot) - centre);
@@ -164,7 +164,7 @@ REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, voi
   }
   const Real scale = inverse_of<Real>(arguments.tau) / Real(samples);
   const auto gradient = [&](const auto& at, const auto& total) REINMAX_LAMBDA {
-    return total * scale + row.probability(at.logit()) * (at.grad_probs - centre_of_probs);
+    return total * scale + row.probability(at.logit()) * (at.grad_probs() - centre_of_probs);
   };
   row.template write<0, true>([&](const auto& at, auto*)
                                   REINMAX_LAMBDA { return gradient(at, Vector::load(arrays.total + at.slot)); });
@@ -192,9 +192,9 @@ REINMAX_INLINE void gumbel_rao_of_two(Row& row, const BackwardArguments& argumen
     total += part;
   }
   const Real scale = inverse_of<Real>(arguments.tau) / Real(samples);
-  const Vector through_sample = total * (other.grad_one_hot - drawn.grad_one_hot) * scale;
+  const Vector through_sample = total * (other.grad_one_hot() - drawn.grad_one_hot()) * scale;
   const Vector pi = row.probability(other.logit()), pi_drawn = row.probability(drawn.logit());
-  const Vector through_probs = pi * pi_drawn * (other.grad_probs - drawn.grad_probs);
+  const Vector through_probs = pi * pi_drawn * (other.grad_probs() - drawn.grad_probs());
   const Vector gradient = through_sample + through_probs;
   row.template write<0, true>([&](const auto&, auto*) { return gradient; });
   row.set_drawn(Vector{} - gradient);

@@ -11,36 +11,50 @@ REINMAX_INLINE Real inverse_of(double tau) {
 }
 
 // What a backward sees at one position (a category of a row): the logit, -inf where masked, and the gradients of
-// one-hot and probabilities, 0 where the category can't be drawn, whatever arrived there. The logit is read where it is
-// asked for: a pass that does with what was kept of it has one array less to read.
-template <class Real, class Logit>
+// one-hot and probabilities, 0 where the category can't be drawn, whatever arrived there. Each is read where it is
+// asked for: a pass that does with what was kept of the logit has one array less to read, and no register waits for its
+// turn.
+template <class Real, class Logit, class OneHot, class Probs>
 struct Position {
-  Logit logit;  // a function
-  Pack<Real> grad_one_hot, grad_probs;
+  Logit logit;  // functions
+  OneHot arrived_at_one_hot;
+  Probs arrived_at_probs;
   int64_t slot;  // where an array of the estimator's own holds what belongs here
-  Pack<Real> arrived_at_one_hot;
+
+  REINMAX_MEMBER Pack<Real> grad_one_hot() const { return if_drawable(arrived_at_one_hot()); }
+  REINMAX_MEMBER Pack<Real> grad_probs() const { return if_drawable(arrived_at_probs()); }
 
   // The gradient of one-hot by a weight of the logit's, 0 where that is -inf, so that the logit need not be read again:
   // also 0 where the weight underflows, which what it is multiplied with does not tell.
   REINMAX_MEMBER Pack<Real> grad_one_hot_of(const Pack<Real>& weight) const {
     const auto zero = Pack<Real>::broadcast(0);
-    return select(weight > zero, arrived_at_one_hot, zero);
+    return select(weight > zero, arrived_at_one_hot(), zero);
+  }
+
+ private:
+  REINMAX_MEMBER Pack<Real> if_drawable(const Pack<Real>& gradient) const {
+    return select(logit() > kMinusInfinity<Real>, gradient, Pack<Real>::broadcast(0));
   }
 };
 
-template <class Real, class Logit>
-REINMAX_INLINE Position<Real, Logit> position(Logit logit, const Pack<Real>& g, const Pack<Real>& h, int64_t slot = 0) {
-  const auto drawable = logit() > kMinusInfinity<Real>;
-  const auto zero = Pack<Real>::broadcast(0);
-  return {logit, select(drawable, g, zero), select(drawable, h, zero), slot, g};
+template <class Real, class Logit, class OneHot, class Probs>
+REINMAX_INLINE Position<Real, Logit, OneHot, Probs> position(Logit logit, OneHot one_hot, Probs probs, int64_t slot) {
+  return {logit, one_hot, probs, slot};
 }
 
 // The same where the drawn category is: of one row a number each, of rows as lanes a vector.
 template <class Quantity>
-struct DrawnPosition {
-  Quantity its_logit, grad_one_hot, grad_probs;
+class DrawnPosition {
+ public:
+  DrawnPosition(const Quantity& logit, const Quantity& grad_one_hot, const Quantity& grad_probs)
+      : logit_(logit), grad_one_hot_(grad_one_hot), grad_probs_(grad_probs) {}
 
-  REINMAX_MEMBER Quantity logit() const { return its_logit; }
+  REINMAX_MEMBER Quantity logit() const { return logit_; }
+  REINMAX_MEMBER Quantity grad_one_hot() const { return grad_one_hot_; }
+  REINMAX_MEMBER Quantity grad_probs() const { return grad_probs_; }
+
+ private:
+  Quantity logit_, grad_one_hot_, grad_probs_;
 };
 
 template <class Sum, int kSums>

@@ -12,13 +12,13 @@ REINMAX_INLINE void reinmax_unit(Row& row) {
   typename Row::Quantity centre{};
   if constexpr (kGradProbs) {
     centre = row.template reduce<1>([&](const auto& at, auto* sum)
-                                        REINMAX_LAMBDA { sum[0] += row.probability(at.logit()) * at.grad_probs; })[0];
+                                        REINMAX_LAMBDA { sum[0] += row.probability(at.logit()) * at.grad_probs(); })[0];
   }
   const auto through_probs = [&](const auto& at, const auto& half_pi)
-                                 REINMAX_LAMBDA { return half_pi * (at.grad_probs - centre) * Real(2); };
+                                 REINMAX_LAMBDA { return half_pi * (at.grad_probs() - centre) * Real(2); };
   const auto sums = row.template write<1, true>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
     const Vector half_pi = row.template probability<-1>(at.logit());
-    const Vector gradient = half_pi * (at.grad_one_hot - drawn.grad_one_hot);
+    const Vector gradient = half_pi * (at.grad_one_hot() - drawn.grad_one_hot());
     sum[0] += gradient;
     return kGradProbs ? gradient + through_probs(at, half_pi) : gradient;
   });
@@ -39,19 +39,19 @@ REINMAX_INLINE void reinmax_general(Row& row, double tau) {
     const Vector pi = row.probability(at.logit()), p = tempered(at.logit());
     row.keep(at, p);
     sum[0] += p;
-    sum[1] += p * at.grad_one_hot;
-    sum[2] += pi * at.grad_one_hot;
-    sum[3] += pi * at.grad_probs;
+    sum[1] += p * at.grad_one_hot();
+    sum[2] += pi * at.grad_one_hot();
+    sum[3] += pi * at.grad_probs();
   });
   const auto drawn = row.drawn();
   const auto scale = Real(1) / sums[0];
-  const auto centre = (drawn.grad_one_hot + sums[1] * scale) * Real(0.5);
+  const auto centre = (drawn.grad_one_hot() + sums[1] * scale) * Real(0.5);
   const auto gradient = [&](const auto& at, const auto& p) REINMAX_LAMBDA {
     const auto pi = row.probability(at.logit());
-    return p * scale * (at.grad_one_hot - centre) - pi * (at.grad_one_hot - sums[2]) * Real(0.5) +
-           pi * (at.grad_probs - sums[3]);
+    return p * scale * (at.grad_one_hot() - centre) - pi * (at.grad_one_hot() - sums[2]) * Real(0.5) +
+           pi * (at.grad_probs() - sums[3]);
   };
-  const auto drawn_gradient = gradient(drawn, row.kept(drawn, tempered)) + (drawn.grad_one_hot - centre);
+  const auto drawn_gradient = gradient(drawn, row.kept(drawn, tempered)) + (drawn.grad_one_hot() - centre);
   row.template write<0, true>([&](const auto& at, auto*)
                                   REINMAX_LAMBDA { return gradient(at, row.kept(at, tempered)); });
   row.set_drawn(drawn_gradient);

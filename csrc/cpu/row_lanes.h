@@ -92,13 +92,13 @@ class RowLanes {
   }
 
   // See CategoryLanes; of few categories all are kept.
-  template <class Logit>
-  REINMAX_MEMBER void keep(const Position<Real, Logit>& at, const Vector& v) {
+  template <class At>
+  REINMAX_MEMBER void keep(const At& at, const Vector& v) {
     v.store(kept_ + at.slot);
   }
 
-  template <class Logit, class Function>
-  REINMAX_MEMBER Vector kept(const Position<Real, Logit>& at, const Function&) const {
+  template <class At, class Function>
+  REINMAX_MEMBER Vector kept(const At& at, const Function&) const {
     return Vector::load(kept_ + at.slot);
   }
 
@@ -140,8 +140,9 @@ class RowLanes {
       g[i] = grad_one_hot_[j][lane_ + i];
       h[i] = grad_probs_[j][lane_ + i];
     }
-    const auto at = position<Real>([&] { return Vector::load(x); }, Vector::load(g), Vector::load(h));
-    return {at.logit(), at.grad_one_hot, at.grad_probs};
+    const auto vector_of = [](const Real* values) { return [values] { return Vector::load(values); }; };
+    const auto at = position<Real>(vector_of(x), vector_of(g), vector_of(h), 0);
+    return {at.logit(), at.grad_one_hot(), at.grad_probs()};
   }
 
   void set_drawn(const Vector& gradient) {
@@ -156,8 +157,10 @@ class RowLanes {
   }
 
   auto at(int64_t j) const {
-    return position<Real>([this, j]() REINMAX_LAMBDA { return Vector::load(&logits_[j][lane_]); },
-                          Vector::load(&grad_one_hot_[j][lane_]), Vector::load(&grad_probs_[j][lane_]), j * kLanes);
+    const auto vector_of = [this, j](const Block<Real>& block) {
+      return [this, j, &block]() REINMAX_LAMBDA { return Vector::load(&block[j][lane_]); };
+    };
+    return position<Real>(vector_of(logits_), vector_of(grad_one_hot_), vector_of(grad_probs_), j * kLanes);
   }
 
   const BackwardArguments& arguments_;

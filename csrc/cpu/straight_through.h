@@ -13,8 +13,8 @@ REINMAX_INLINE void straight_through_general(Row& row, double tau) {
     const Vector w = weight(at.logit());
     row.keep(at, w);
     sum[0] += w;
-    sum[1] += w * at.grad_one_hot;
-    if constexpr (kGradProbs) sum[2] += row.probability(at.logit()) * at.grad_probs;
+    sum[1] += w * at.grad_one_hot();
+    if constexpr (kGradProbs) sum[2] += row.probability(at.logit()) * at.grad_probs();
   });
   const auto scale = Real(1) / sums[0];
   const auto centre = sums[1] * scale;
@@ -22,7 +22,7 @@ REINMAX_INLINE void straight_through_general(Row& row, double tau) {
   row.template write<0, kGradProbs>([&](const auto& at, auto*) REINMAX_LAMBDA {
     const Vector w = row.kept(at, weight), through_sample = w * (at.grad_one_hot_of(w) - centre) * share;
     if constexpr (!kGradProbs) return through_sample;
-    return through_sample + row.probability(at.logit()) * (at.grad_probs - sums[1 + kGradProbs]);
+    return through_sample + row.probability(at.logit()) * (at.grad_probs() - sums[1 + kGradProbs]);
   });
 }
 
@@ -34,11 +34,11 @@ REINMAX_INLINE void straight_through_unit(Row& row) {
   const auto sums = row.template reduce<1>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
     const Vector pi = probability(at.logit());
     row.keep(at, pi);
-    sum[0] += pi * (kGradProbs ? at.grad_one_hot + at.grad_probs : at.grad_one_hot);
+    sum[0] += pi * (kGradProbs ? at.grad_one_hot() + at.grad_probs() : at.grad_one_hot());
   });
   row.template write<0, kGradProbs>([&](const auto& at, auto*) REINMAX_LAMBDA {
     const Vector pi = row.kept(at, probability);
-    return pi * ((kGradProbs ? at.grad_one_hot + at.grad_probs : at.grad_one_hot_of(pi)) - sums[0]);
+    return pi * ((kGradProbs ? at.grad_one_hot() + at.grad_probs() : at.grad_one_hot_of(pi)) - sums[0]);
   });
 }
 
