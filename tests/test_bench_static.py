@@ -10,6 +10,7 @@ import torch
 
 import cuda_toolkit
 from bench.__main__ import main
+from bench.static import traffic
 from bench.static.cuda import code as cuda_code
 from bench.static.gpus import GPU
 from bench.static.specimens import NOISY, Specimen
@@ -48,6 +49,16 @@ def test_least_bytes_of_a_plan():
     """Two assignments a row, read twice; order and inverse."""
     for experts, dtype in ((8, torch.float32), (64, torch.bfloat16)):
         assert Specimen("dispatch_plan", 5, experts, dtype).least_bytes(False) == 5 * 2 * 8 * 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "categories", "processors", "counted"),
+    [(64, 262144, 132, (1, 2)), (1, 262144, 132, (1, 132)), (131, 16384, 100, (1, 1)), (1024, 32768, 132, (4, None))],
+)
+def test_few_long_rows_are_counted_by_one_on_its_share_of_the_device(rows, categories, processors, counted):
+    """All blocks that share a row read what each has found, and more of them would share one that is alone."""
+    small = traffic.reduced(Specimen("sample", rows, categories, processors=processors))
+    assert (small.rows, small.processors) == counted
 
 
 def has_nvcc():

@@ -65,7 +65,7 @@ def _executions(package: str) -> Any:
 
 
 def _of(specimen: Specimen, executed: Callable[[int | None], AbstractContextManager[Any]]) -> Traffic:
-    small = _small(specimen)
+    small = reduced(specimen)
     with executed(small.processors) as execution:
         small.call(execution, zeroed=True)
     traffic = [each for report in execution.reports for each in (report.global_loads, report.global_stores)]
@@ -77,9 +77,12 @@ def _of(specimen: Specimen, executed: Callable[[int | None], AbstractContextMana
     )
 
 
-def _small(specimen: Specimen) -> Specimen:
-    """As many rows as it takes; where several blocks share each, one."""
+def reduced(specimen: Specimen) -> Specimen:
+    """As many rows as it takes; where several blocks share each, one on its share of the device, for as many blocks to
+    share it: all of them read what each has found.
+    """
     if specimen.rows < OCCUPYING_ROWS and specimen.categories >= LONG:
-        return dataclasses.replace(specimen, rows=1)
+        processors = specimen.processors and max(1, specimen.processors // specimen.rows)
+        return dataclasses.replace(specimen, rows=1, processors=processors)
     rows = max(WHOLE_ROWS, -(-LEAST_ELEMENTS // specimen.categories))
     return dataclasses.replace(specimen, rows=rows, processors=None)

@@ -24,7 +24,7 @@ struct Launch {
 
 int (*on_launch)(const Launch*) = nullptr;  // returns whether the kernel ran
 void (*on_tensor)(void* data, int64_t bytes, int is_written) = nullptr;
-int device = 0;
+int device = 1;  // its number is that of its multiprocessors
 cudaError_t last_error = cudaSuccess;
 std::map<const void*, size_t> allowed_bytes;  // of launches, by kernel
 constexpr size_t kUnasked = 48 * 1024;        // what a launch may have of a kernel for which no more was asked
@@ -72,7 +72,7 @@ EXPORT void set_callbacks(int (*launch)(const Launch*), void (*tensor)(void*, in
   on_tensor = tensor;
 }
 EXPORT void begin_op() { made().clear(); }
-EXPORT void set_device(int number) { device = number; }
+EXPORT void set_processors(int count) { device = count; }
 
 // The CUDA runtime.
 
@@ -125,10 +125,9 @@ cudaError_t cudaGetDevice(int* number) {
   *number = device;
   return cudaSuccess;
 }
-// Device 0 is so small that no row is shared by several blocks which one can hold.
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int number) {
   if (attribute == cudaDevAttrMultiProcessorCount) {
-    *value = number == 0 ? 1 : 132;
+    *value = number;
   } else if (attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin) {
     *value = 99 * 1024;  // the least of all that the kernels are for
   } else {

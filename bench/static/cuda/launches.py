@@ -64,11 +64,9 @@ def intercepted(
     and whether it is written already. The device has so many multiprocessors, or else as few as leave no row shared by
     several blocks that one can hold.
     """
-    if processors not in (None, 132):
-        raise ValueError(f"the fake runtime has devices of 1 and of 132 multiprocessors, not of {processors}")
     callbacks = OnLaunch(lambda raw: on_launch(raw.contents)), OnTensor(on_tensor)
     build.library.set_callbacks(*callbacks)
-    build.library.set_device(0 if processors is None else 1)
+    build.library.set_processors(processors or 1)
     yield
 
 
