@@ -82,7 +82,7 @@ def reduced(specimen: Specimen) -> Specimen:
     share it: all of them read what each has found.
     """
     if specimen.rows < OCCUPYING_ROWS and specimen.categories >= LONG:
-        processors = specimen.processors and max(1, specimen.processors // specimen.rows)
+        processors = specimen.processors and max(1, round(specimen.processors / specimen.rows))
         return dataclasses.replace(specimen, rows=1, processors=processors)
     rows = max(WHOLE_ROWS, -(-LEAST_ELEMENTS // specimen.categories))
     return dataclasses.replace(specimen, rows=rows, processors=None)

@@ -183,7 +183,7 @@ class CategoryLanes {
   }
 
   // kReals: no dtype is asked for at every vector.
-  template <bool kReals, bool kWrite, class Body, class Sum>
+  template <bool kReals, bool kWrite, bool kLogits, class Body, class Sum>
   REINMAX_MEMBER void run(const Chunk& chunk, const Ahead& ahead, Body& body, Sum* sums) {
     const auto& [first, n, x, g, h, result] = chunk;
     int64_t i = 0;
@@ -194,7 +194,8 @@ class CategoryLanes {
       const auto vector_of = [i](const Elements<Real>& elements) {
         return [&elements, i]() REINMAX_LAMBDA { return elements.template load_as<kReals>(i); };
       };
-      const auto at = position<Real>(vector_of(x), vector_of(g), vector_of(h), first + i);
+      const auto at = position<Real>(reading < kReals || !kLogits > (vector_of(x)), reading<kReals>(vector_of(g)),
+                                     reading<kReals>(vector_of(h)), first + i);
       const Vector v = body(at, sums);
       if (kWrite) result.template store_as<kReals>(i, v);
     }
@@ -202,7 +203,8 @@ class CategoryLanes {
       const auto rest_of = [i, left = n - i](const Elements<Real>& elements, Real pad) {
         return [&elements, i, left, pad]() REINMAX_LAMBDA { return elements.load_first(i, left, pad); };
       };
-      const auto at = position<Real>(rest_of(x, kMinusInfinity<Real>), rest_of(g, 0), rest_of(h, 0), first + i);
+      const auto at = position<Real>(reading<!kLogits>(rest_of(x, kMinusInfinity<Real>)), reading<false>(rest_of(g, 0)),
+                                     reading<false>(rest_of(h, 0)), first + i);
       const Vector v = body(at, sums);
       if (kWrite) result.store_first(i, n - i, v);
     }
@@ -240,9 +242,9 @@ class CategoryLanes {
                         results(first)};
       Sums<LaneSum<Real>, kSums> sums;  // chunk by chunk, so that rounding does not grow with the row
       if (sizeof(Real) == sizeof(double) || chunk.holds_reals()) {
-        run<true, kWrite>(chunk, ahead, body, sums.values);
+        run<true, kWrite, kLogits>(chunk, ahead, body, sums.values);
       } else {
-        run<false, kWrite>(chunk, ahead, body, sums.values);
+        run<false, kWrite, kLogits>(chunk, ahead, body, sums.values);
       }
       for (int k = 0; k < kSums; ++k) total[k] += sums[k].value;
     }

@@ -114,27 +114,30 @@ REINMAX_INLINE SimdBits::Lanes counters_for_unpacking() {
   return order;
 }
 
-// Of one row, categories as lanes: uniforms for categories [0, slots), whole packs. Ten rounds are a long chain of
-// instructions, so that calls go side by side, as many as there are registers for.
-template <class Real>
-REINMAX_INLINE void row_uniforms(uint64_t number, uint64_t key, uint64_t sample, int64_t slots, Real* to) {
-  constexpr int kCounters = kRegisterLanes<uint64_t>, kCalls = kRegisterBytes == 64 ? 4 : 2;
-  constexpr int kAtOnce = 4 * kCounters * kCalls;
-  static_assert(kAtOnce % Pack<Real>::kLanes == 0);
+// Of one row, categories as lanes: uniforms for the categories of so many calls from j on. Ten rounds are a long chain
+// of instructions, so that calls go side by side.
+template <int kCalls, class Real>
+REINMAX_INLINE void uniforms_from(int64_t j, uint64_t number, uint64_t key, uint64_t sample, Real* to) {
   using Lanes = Pack<uint64_t, kCalls>;
   const auto counters = Lanes::generate([](int lane) { return counters_for_unpacking() + uint64_t(lane); });
   const auto row = Lanes::broadcast(number), keys = Lanes::broadcast(key), samples = Lanes::broadcast(sample);
-  for (int64_t j = 0; j < slots; j += kAtOnce) {
-    const auto w = contract::philox<PackBits<kCalls>>({counters + uint64_t(j / 4), samples, row, row >> 32}, keys);
-    const auto pairs = [](auto even, auto odd) { return SimdBits::Lanes(interleave(even, odd)); };
-    const auto first = w.w0.each(pairs, w.w1), second = w.w2.each(pairs, w.w3);
-    // The words of each counter are adjacent in memory: of a call, two registers.
-    const auto low = first.each([](auto a, auto b) { return noise_uniform(unpack_low(a, b)); }, second);
-    const auto high = first.each([](auto a, auto b) { return noise_uniform(unpack_high(a, b)); }, second);
-    const auto store = [=](int64_t at, Float u) {
-      if (j + at < slots) store_as(to + j + at, u);
-    };
-    low.visit([&](int lane, Float u) { store(2 * lane, u); });
-    high.visit([&](int lane, Float u) { store(2 * lane + kRegisterLanes<float>, u); });
-  }
+  const auto w = contract::philox<PackBits<kCalls>>({counters + uint64_t(j / 4), samples, row, row >> 32}, keys);
+  const auto pairs = [](auto even, auto odd) { return SimdBits::Lanes(interleave(even, odd)); };
+  const auto first = w.w0.each(pairs, w.w1), second = w.w2.each(pairs, w.w3);
+  // The words of each counter are adjacent in memory: of a call, two registers.
+  const auto low = first.each([](auto a, auto b) { return noise_uniform(unpack_low(a, b)); }, second);
+  const auto high = first.each([](auto a, auto b) { return noise_uniform(unpack_high(a, b)); }, second);
+  low.visit([&](int lane, Float u) { store_as(to + j + 2 * lane, u); });
+  high.visit([&](int lane, Float u) { store_as(to + j + 2 * lane + kRegisterLanes<float>, u); });
+}
+
+// For categories [0, slots), whole packs: as many calls at once as there are registers for.
+template <class Real>
+REINMAX_INLINE void row_uniforms(uint64_t number, uint64_t key, uint64_t sample, int64_t slots, Real* to) {
+  constexpr int kOfCall = 4 * kRegisterLanes<uint64_t>, kOfPack = Pack<Real>::kLanes / kOfCall;
+  constexpr int kMost = kRegisterBytes == 64 ? 4 : 2;
+  static_assert(Pack<Real>::kLanes == kOfCall * kOfPack);
+  int64_t j = 0;
+  for (; j + kMost * kOfCall <= slots; j += kMost * kOfCall) uniforms_from<kMost>(j, number, key, sample, to);
+  for (; j < slots; j += kOfPack * kOfCall) uniforms_from<kOfPack>(j, number, key, sample, to);
 }

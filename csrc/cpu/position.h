@@ -10,10 +10,19 @@ REINMAX_INLINE Real inverse_of(double tau) {
   return Real(inverse < kLeast ? kLeast : inverse > kMost ? kMost : inverse);
 }
 
+// What a function reads: anew where it is asked for, so that no register waits for its turn, and a pass that does with
+// what was kept of the logit does not read it; or at once, where to read it is dear.
+template <bool kAnew, class Read>
+REINMAX_INLINE auto reading(Read read) {
+  if constexpr (kAnew) {
+    return read;
+  } else {
+    return [v = read()]() REINMAX_LAMBDA { return v; };
+  }
+}
+
 // What a backward sees at one position (a category of a row): the logit, -inf where masked, and the gradients of
-// one-hot and probabilities, 0 where the category can't be drawn, whatever arrived there. Each is read where it is
-// asked for: a pass that does with what was kept of the logit has one array less to read, and no register waits for its
-// turn.
+// one-hot and probabilities, 0 where the category can't be drawn, whatever arrived there.
 template <class Real, class Logit, class OneHot, class Probs>
 struct Position {
   Logit logit;  // functions

@@ -24,7 +24,7 @@ struct Launch {
 
 int (*on_launch)(const Launch*) = nullptr;  // returns whether the kernel ran
 void (*on_tensor)(void* data, int64_t bytes, int is_written) = nullptr;
-int device = 1;  // its number is that of its multiprocessors
+int device = 1;  // its number is that of its multiprocessors, which the kernels remember of the first 64
 cudaError_t last_error = cudaSuccess;
 std::map<const void*, size_t> allowed_bytes;  // of launches, by kernel
 constexpr size_t kUnasked = 48 * 1024;        // what a launch may have of a kernel for which no more was asked
