@@ -83,6 +83,7 @@ struct BitUniforms {
 
 // The high half of the product of a 64-bit uniform and a total of at most 40 bits.
 REINMAX_INLINE SimdBits::Lanes scale_uniforms(SimdBits::Lanes uniform, SimdBits::Lanes total) {
+  constexpr uint64_t kLow32 = 0xFFFFFFFFu;
   const auto uniform_high = uniform >> 32, total_high = total >> 32;
   const auto high_low = SimdBits::multiply_low(uniform_high, total);
   const auto middle = (SimdBits::multiply_low(uniform, total) >> 32) + (high_low & kLow32) +

@@ -166,8 +166,8 @@ class CategoryLanes {
   // Rows of this length and longer use up elements faster than the processor foresees them.
   static constexpr int64_t kFetched = 128;
 
-  // How many elements after the one at hand a pass fetches from memory; 0: none. Of a short row
-  // the results' memory too, by a pass that does not write: the stores of a later one would wait for it.
+  // How many elements after the one at hand a pass fetches from memory; 0: none. Of a short row a pass that does not
+  // write fetches the results' memory too: the stores of a later one would wait for it.
   struct Ahead {
     int64_t logits, gradient, result;
   };
@@ -182,7 +182,7 @@ class CategoryLanes {
     for (int64_t line = 0; line < kLines; ++line) __builtin_prefetch(at + line * (kLanes / kLines) * element_bytes);
   }
 
-  // kReals: no dtype is asked for at every vector.
+  // kReals: no dtype is asked for at every vector. kLogits: see `write`.
   template <bool kReals, bool kWrite, bool kLogits, class Body, class Sum>
   REINMAX_MEMBER void run(const Chunk& chunk, const Ahead& ahead, Body& body, Sum* sums) {
     const auto& [first, n, x, g, h, result] = chunk;
@@ -194,7 +194,8 @@ class CategoryLanes {
       const auto vector_of = [i](const Elements<Real>& elements) {
         return [&elements, i]() REINMAX_LAMBDA { return elements.template load_as<kReals>(i); };
       };
-      const auto at = position<Real>(reading < kReals || !kLogits > (vector_of(x)), reading<kReals>(vector_of(g)),
+      constexpr bool kLogitsAnew = kReals || !kLogits;
+      const auto at = position<Real>(reading<kLogitsAnew>(vector_of(x)), reading<kReals>(vector_of(g)),
                                      reading<kReals>(vector_of(h)), first + i);
       const Vector v = body(at, sums);
       if (kWrite) result.template store_as<kReals>(i, v);

@@ -13,8 +13,6 @@ struct NoiseStream {
   const Noise& noise_;
 };
 
-constexpr uint64_t kLow32 = 0xFFFFFFFFu;
-
 // Two registers of words, each in the low half of a 64-bit lane, as one of twice the lanes: even lanes, odd lanes.
 REINMAX_INLINE UInt32 interleave(SimdBits::Lanes even, SimdBits::Lanes odd) {
   const auto e = UInt32(even), o = UInt32(odd);
