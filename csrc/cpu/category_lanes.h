@@ -163,11 +163,9 @@ class CategoryLanes {
     return row_chunk(rows, row_, first, n, buffer);
   }
 
-  // Rows of this length and longer use up elements faster than the processor foresees them.
-  static constexpr int64_t kFetched = 128;
-
-  // How many elements after the one at hand a pass fetches from memory; 0: none. Of a short row a pass that does not
-  // write fetches the results' memory too: the stores of a later one would wait for it.
+  // How many elements after the one at hand a pass fetches from memory; 0: none. It uses them up faster than the
+  // processor foresees them, which foresees nothing at all where the end of every row is left out. Of a short row a
+  // pass that does not write fetches the results' memory too: the stores of a later one would wait for it.
   struct Ahead {
     int64_t logits, gradient, result;
   };
@@ -182,15 +180,20 @@ class CategoryLanes {
     for (int64_t line = 0; line < kLines; ++line) __builtin_prefetch(at + line * (kLanes / kLines) * element_bytes);
   }
 
+  template <bool kReals>
+  REINMAX_INLINE void fetch_ahead(const Chunk& chunk, const Ahead& ahead, int64_t i) {
+    if (ahead.logits != 0) fetch<kReals>(chunk.x, i + ahead.logits);
+    if (ahead.gradient != 0) fetch<kReals>(chunk.g, i + ahead.gradient);
+    if (ahead.result != 0) fetch<kReals>(chunk.result, i + ahead.result);
+  }
+
   // kReals: no dtype is asked for at every vector. kLogits: see `write`.
   template <bool kReals, bool kWrite, bool kLogits, class Body, class Sum>
   REINMAX_MEMBER void run(const Chunk& chunk, const Ahead& ahead, Body& body, Sum* sums) {
     const auto& [first, n, x, g, h, result] = chunk;
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
-      if (ahead.logits != 0) fetch<kReals>(x, i + ahead.logits);
-      if (ahead.gradient != 0) fetch<kReals>(g, i + ahead.gradient);
-      if (ahead.result != 0) fetch<kReals>(result, i + ahead.result);
+      fetch_ahead<kReals>(chunk, ahead, i);
       const auto vector_of = [i](const Elements<Real>& elements) {
         return [&elements, i]() REINMAX_LAMBDA { return elements.template load_as<kReals>(i); };
       };
@@ -201,6 +204,7 @@ class CategoryLanes {
       if (kWrite) result.template store_as<kReals>(i, v);
     }
     if (i < n) {
+      fetch_ahead<kReals>(chunk, ahead, i);
       const auto rest_of = [i, left = n - i](const Elements<Real>& elements, Real pad) {
         return [&elements, i, left, pad]() REINMAX_LAMBDA { return elements.load_first(i, left, pad); };
       };
@@ -212,7 +216,7 @@ class CategoryLanes {
   }
 
   Ahead ahead_of_pass(bool writes) const {
-    if (arguments_.logits.categories < kFetched || (seen_ && is_short())) return {0, 0, 0};
+    if (seen_ && is_short()) return {0, 0, 0};
     return {kChunk, kChunk, is_short() && !writes ? kChunk : 0};
   }
 
