@@ -29,8 +29,13 @@ static void read_row(const Rows& rows, int64_t row, int64_t first, int64_t n, Re
 template <class Real>
 static void apply_mask(const Rows& mask, int64_t row, int64_t first, int64_t n, Real* values) {
   const char* allowed = element(mask, row, first);
-  for (int64_t i = 0; i < n; ++i) {
-    values[i] = allowed[i * mask.category_stride] ? values[i] : kMinusInfinity<Real>;
+  const auto apply = [=](int64_t stride) REINMAX_LAMBDA {
+    for (int64_t i = 0; i < n; ++i) values[i] = allowed[i * stride] ? values[i] : kMinusInfinity<Real>;
+  };
+  if (mask.category_stride == 1) {  // known, it becomes vectors
+    apply(1);
+  } else {
+    apply(mask.category_stride);
   }
 }
 
