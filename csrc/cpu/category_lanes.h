@@ -1,9 +1,10 @@
 // A backward's rows with many categories. Included once per level.
 
-// One row; lanes are categories.
-template <class Real>
+// One row; lanes are categories. kProbs: a gradient of probabilities arrives.
+template <class Real, bool kProbs>
 class CategoryLanes {
  public:
+  static constexpr bool kGradProbs = kProbs;
   using Scalar = Real;
   using Vector = Pack<Real>;
   using Quantity = Real;  // of the row, one number
@@ -12,13 +13,14 @@ class CategoryLanes {
   // Of rows up to `end`.
   CategoryLanes(const BackwardArguments& arguments, int64_t end) : arguments_(arguments), end_(end) {
     if (arguments.grad_one_hot.data == nullptr) std::memset(grad_one_hot_, 0, sizeof(grad_one_hot_));
-    if (arguments.grad_probs.data == nullptr) std::memset(grad_probs_, 0, sizeof(grad_probs_));
+    if (!kGradProbs) std::memset(grad_probs_, 0, sizeof(grad_probs_));
   }
 
   void start(int64_t row) {
     row_ = row;
     index_ = arguments_.index[row];
     seen_ = false;
+    asked_for_largest_ = false;
     choose_where_to_keep();
     if (arguments_.noise.samples > 0) {
       const NoiseStream stream(arguments_.noise);
@@ -91,9 +93,10 @@ class CategoryLanes {
     return pass<kSums, true, kLogits>(body);
   }
 
-  // Of a short row found while the row before it is worked on, which would wait for it otherwise.
+  // Found while the row before this one is worked on, which would wait for it otherwise: of a short row here, of a long
+  // one by the pass that writes.
   Real largest_logit() {
-    finds_largest_ = true;
+    asked_for_largest_ = true;
     const Real result = row_ == row_ahead_ ? largest_ahead_ : largest_of_row(row_);
     if (is_short() && row_ + 1 < end_) {
       row_ahead_ = row_ + 1;
@@ -117,14 +120,23 @@ class CategoryLanes {
 
  private:
   Real largest_of_row(int64_t row) {
-    const Logits& logits = arguments_.logits;
     Real result = kMinusInfinity<Real>;
-    for (int64_t first = 0; first < logits.categories; first += kChunk) {
-      const int64_t n = logits.categories - first < kChunk ? logits.categories - first : kChunk;
-      const Real largest = largest_of(logits_chunk(logits, row, first, n, logits_), n);
-      result = largest > result ? largest : result;
+    for (int64_t first = 0; first < arguments_.logits.categories; first += kChunk) {
+      result = larger_in_chunk(row, first, result);
     }
     return result;
+  }
+
+  // The largest of a row's chunk, or the value if that is larger.
+  Real larger_in_chunk(int64_t row, int64_t first, Real value) {
+    const int64_t n = chunk_length(first);
+    const Real largest = largest_of(logits_chunk(arguments_.logits, row, first, n, logits_), n);
+    return largest > value ? largest : value;
+  }
+
+  int64_t chunk_length(int64_t first) const {
+    const int64_t left = arguments_.logits.categories - first;
+    return left < kChunk ? left : kChunk;
   }
 
   // A chunk of the row, from its category `first` on.
@@ -167,7 +179,7 @@ class CategoryLanes {
   // processor foresees them, which foresees nothing at all where the end of every row is left out. Of a short row a
   // pass that does not write fetches the results' memory too: the stores of a later one would wait for it.
   struct Ahead {
-    int64_t logits, gradient, result;
+    int64_t logits, gradients, result;
   };
 
   // Fetches the vector at i of elements or results.
@@ -180,11 +192,12 @@ class CategoryLanes {
     for (int64_t line = 0; line < kLines; ++line) __builtin_prefetch(at + line * (kLanes / kLines) * element_bytes);
   }
 
-  template <bool kReals>
+  template <bool kReals, bool kWrite>
   REINMAX_INLINE void fetch_ahead(const Chunk& chunk, const Ahead& ahead, int64_t i) {
     if (ahead.logits != 0) fetch<kReals>(chunk.x, i + ahead.logits);
-    if (ahead.gradient != 0) fetch<kReals>(chunk.g, i + ahead.gradient);
-    if (ahead.result != 0) fetch<kReals>(chunk.result, i + ahead.result);
+    if (ahead.gradients != 0) fetch<kReals>(chunk.g, i + ahead.gradients);
+    if (kGradProbs && ahead.gradients != 0) fetch<kReals>(chunk.h, i + ahead.gradients);
+    if (!kWrite && ahead.result != 0) fetch<kReals>(chunk.result, i + ahead.result);
   }
 
   // kReals: no dtype is asked for at every vector. kLogits: see `write`.
@@ -193,7 +206,7 @@ class CategoryLanes {
     const auto& [first, n, x, g, h, result] = chunk;
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
-      fetch_ahead<kReals>(chunk, ahead, i);
+      fetch_ahead<kReals, kWrite>(chunk, ahead, i);
       const auto vector_of = [i](const Elements<Real>& elements) {
         return [&elements, i]() REINMAX_LAMBDA { return elements.template load_as<kReals>(i); };
       };
@@ -204,7 +217,7 @@ class CategoryLanes {
       if (kWrite) result.template store_as<kReals>(i, v);
     }
     if (i < n) {
-      fetch_ahead<kReals>(chunk, ahead, i);
+      fetch_ahead<kReals, kWrite>(chunk, ahead, i);
       const auto rest_of = [i, left = n - i](const Elements<Real>& elements, Real pad) {
         return [&elements, i, left, pad]() REINMAX_LAMBDA { return elements.load_first(i, left, pad); };
       };
@@ -215,20 +228,16 @@ class CategoryLanes {
     }
   }
 
-  Ahead ahead_of_pass(bool writes) const {
-    if (seen_ && is_short()) return {0, 0, 0};
-    return {kChunk, kChunk, is_short() && !writes ? kChunk : 0};
-  }
-
-  // Of a pass that needs the logits only where they were not kept. If the next row's largest will be looked for, it
-  // fetches those of a long row: to find a largest waits for memory, which is idle while this pass waits for a cache.
-  Ahead ahead_without_logits(bool writes) const {
-    Ahead result = ahead_of_pass(writes);
-    if (is_short() || kept_slots_ == 0) return result;
-    const Logits& logits = arguments_.logits;
-    const bool in_place = logits.mask.data == nullptr && logits.values.category_stride == 1;
-    const bool next = finds_largest_ && in_place && row_ + 1 < end_;
-    result.logits = next ? logits.values.offset(row_ + 1) - logits.values.offset(row_) : 0;
+  // looks: at the next row's logits, which come from memory, where its own wait in a cache.
+  Ahead ahead_of_pass(bool reads_logits, bool looks) const {
+    if (is_short() && seen_) return {0, 0, 0};
+    Ahead result{kChunk, kChunk, is_short() ? kChunk : 0};
+    const auto& [logits, mask, categories] = arguments_.logits;
+    if (looks && mask.data == nullptr && logits.category_stride == 1) {
+      result.logits += logits.offset(row_ + 1) - logits.offset(row_);
+    } else if (!is_short() && !reads_logits && kept_slots_ > 0) {
+      result.logits = 0;
+    }
     return result;
   }
 
@@ -236,9 +245,11 @@ class CategoryLanes {
   Sums<Real, kSums> pass(Body body) {
     const Logits& logits = arguments_.logits;
     Register<Real> total[kSums > 0 ? kSums : 1] = {};
-    const Ahead ahead = kLogits ? ahead_of_pass(kWrite) : ahead_without_logits(kWrite);
+    const bool looks = kWrite && asked_for_largest_ && !is_short() && row_ + 1 < end_;
+    const Ahead ahead = ahead_of_pass(kLogits, looks);
+    Real largest_of_next = kMinusInfinity<Real>;
     for (int64_t first = 0; first < logits.categories; first += kChunk) {
-      const int64_t n = logits.categories - first < kChunk ? logits.categories - first : kChunk;
+      const int64_t n = chunk_length(first);
       const Chunk chunk{first,
                         n,
                         logits_chunk(logits, row_, first, n, logits_),
@@ -252,8 +263,13 @@ class CategoryLanes {
         run<false, kWrite, kLogits>(chunk, ahead, body, sums.values);
       }
       for (int k = 0; k < kSums; ++k) total[k] += sums[k].value;
+      if (looks) largest_of_next = larger_in_chunk(row_ + 1, first, largest_of_next);
     }
     seen_ = true;
+    if (looks) {
+      row_ahead_ = row_ + 1;
+      largest_ahead_ = largest_of_next;
+    }
     Sums<Real, kSums> result;
     for (int k = 0; k < kSums; ++k) result.values[k] = sum<Real>(total[k]);
     return result;
@@ -267,8 +283,7 @@ class CategoryLanes {
   const int64_t end_;
   int64_t row_ = 0, index_ = 0, row_ahead_ = -1;
   Real largest_ahead_ = 0;
-  bool finds_largest_ = false;  // of each row
-  bool seen_ = false;           // a pass was made over it
+  bool asked_for_largest_ = false, seen_ = false;  // of the row; seen: a pass was made over it
   Real* kept_ = nullptr;
   int64_t kept_slots_ = 0;
   uint64_t noise_number_ = 0, noise_key_ = 0;

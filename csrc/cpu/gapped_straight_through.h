@@ -3,8 +3,9 @@
 // level.
 
 // Every category is first taken for one that was not drawn, and the drawn one, whose weight in q is 1, then put right.
-template <bool kGradProbs, class Row>
+template <class Row>
 REINMAX_INLINE void gapped_straight_through(Row& row, double tau, double gap) {
+  constexpr bool kGradProbs = Row::kGradProbs;
   using Real = typename Row::Scalar;
   using Vector = typename Row::Vector;
   const Real inverse_tau = inverse_of<Real>(tau);
@@ -38,9 +39,5 @@ REINMAX_INLINE void gapped_straight_through(Row& row, double tau, double gap) {
 
 static void gapped_straight_through_backward(const BackwardArguments& arguments, int64_t begin, int64_t end, void*) {
   const double tau = arguments.tau, gap = arguments.gap;
-  if (arguments.grad_probs.data == nullptr) {
-    for_each_row(arguments, begin, end, [=](auto& row) { gapped_straight_through<false>(row, tau, gap); });
-  } else {
-    for_each_row(arguments, begin, end, [=](auto& row) { gapped_straight_through<true>(row, tau, gap); });
-  }
+  for_each_row(arguments, begin, end, [=](auto& row) { gapped_straight_through(row, tau, gap); });
 }

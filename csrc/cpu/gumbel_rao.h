@@ -73,8 +73,9 @@ REINMAX_INLINE Pack<Real> unit_slope_of_two(const Pack<Real>& pi, const Pack<Rea
 
 // One sample: straight-through Gumbel-Softmax. Nothing is kept but the weights, where the noise was. As in gapped
 // straight-through, the drawn category is first taken for one that was not drawn.
-template <bool kGradProbs, class Row, class Power>
+template <class Row, class Power>
 REINMAX_INLINE void gumbel_softmax(Row& row, const BackwardArguments& arguments, void* scratch, const Power& power) {
+  constexpr bool kGradProbs = Row::kGradProbs;
   using Real = typename Row::Scalar;
   using Vector = typename Row::Vector;
   auto* const weights = static_cast<Real*>(scratch);
@@ -205,28 +206,27 @@ static void gumbel_rao_of_many(const BackwardArguments& arguments, int64_t begin
                                const Power& power) {
   if (arguments.noise.samples > 1) {
     backward_as<Real>(arguments, begin, end, [&](auto& row) { gumbel_rao(row, arguments, scratch, power); });
-  } else if (arguments.grad_probs.data == nullptr) {
-    backward_as<Real>(arguments, begin, end, [&](auto& row) { gumbel_softmax<false>(row, arguments, scratch, power); });
   } else {
-    backward_as<Real>(arguments, begin, end, [&](auto& row) { gumbel_softmax<true>(row, arguments, scratch, power); });
+    backward_as<Real>(arguments, begin, end, [&](auto& row) { gumbel_softmax(row, arguments, scratch, power); });
   }
 }
 
 template <class Real>
 static void gumbel_rao_as(const BackwardArguments& arguments, int64_t begin, int64_t end, void* scratch) {
+  using Rows = RowLanes<Real, true>;
   const AnyPower<Real> power{inverse_of<Real>(arguments.tau)};
   if (arguments.logits.categories == 2 && arguments.tau == 1) {
     const auto slope = [](auto& row, const auto& logit) {
       return [pi = row.probability(logit)](const auto& u) { return unit_slope_of_two(pi, u); };
     };
-    for_each_vector_of_rows<Real>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });
+    for_each_vector_of_rows<Rows>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });
   } else if (arguments.logits.categories == 2) {
     const auto slope = [&](auto& row, const auto& logit) {
       return [&power, pi = power.probability(row, logit), factor = power.factor(row, logit)](const auto& u) {
         return power.slope_of_two(pi, factor, u);
       };
     };
-    for_each_vector_of_rows<Real>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });
+    for_each_vector_of_rows<Rows>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });
   } else if (arguments.tau == 1) {
     gumbel_rao_of_many<Real>(arguments, begin, end, scratch, UnitPower<Real>{});
   } else {

@@ -4,8 +4,9 @@
 
 // tau = 1: pi_j (g_j - g_D) / 2 + pi_j (h_j - <pi, h>) away from the drawn category; at it (g_D - <pi, g>) / 2, which
 // is what makes the terms of g add up to 0, and the same term of h. Without h, one pass.
-template <bool kGradProbs, class Row>
+template <class Row>
 REINMAX_INLINE void reinmax_unit(Row& row) {
+  constexpr bool kGradProbs = Row::kGradProbs;
   using Real = typename Row::Scalar;
   using Vector = typename Row::Vector;
   const auto drawn = row.drawn();
@@ -29,27 +30,30 @@ REINMAX_INLINE void reinmax_unit(Row& row) {
 // Any tau. With a = <pi, g>, b = <p, g>: (e + p)(g - (g_D + b) / 2) - pi (g - a) / 2 + pi (h - <pi, h>).
 template <class Row>
 REINMAX_INLINE void reinmax_general(Row& row, double tau) {
+  constexpr bool kGradProbs = Row::kGradProbs;
   using Real = typename Row::Scalar;
   const Real inverse_tau = inverse_of<Real>(tau);
   using Vector = typename Row::Vector;
   const auto largest = row.largest_logit();
   const auto tempered = [&](const Vector& logit)
                             REINMAX_LAMBDA { return Simd<Real>::exp((logit - largest) * inverse_tau); };
-  const auto sums = row.template reduce<4>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
+  const auto sums = row.template reduce<3 + kGradProbs>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
     const Vector pi = row.probability(at.logit()), p = tempered(at.logit());
     row.keep(at, p);
     sum[0] += p;
     sum[1] += p * at.grad_one_hot();
     sum[2] += pi * at.grad_one_hot();
-    sum[3] += pi * at.grad_probs();
+    if constexpr (kGradProbs) sum[3] += pi * at.grad_probs();
   });
   const auto drawn = row.drawn();
   const auto scale = Real(1) / sums[0];
   const auto centre = (drawn.grad_one_hot() + sums[1] * scale) * Real(0.5);
   const auto gradient = [&](const auto& at, const auto& p) REINMAX_LAMBDA {
     const auto pi = row.probability(at.logit());
-    return p * scale * (at.grad_one_hot() - centre) - pi * (at.grad_one_hot() - sums[2]) * Real(0.5) +
-           pi * (at.grad_probs() - sums[3]);
+    const auto through_sample =
+        p * scale * (at.grad_one_hot() - centre) - pi * (at.grad_one_hot() - sums[2]) * Real(0.5);
+    if constexpr (!kGradProbs) return through_sample;
+    return through_sample + pi * (at.grad_probs() - sums[2 + kGradProbs]);
   };
   const auto drawn_gradient = gradient(drawn, row.kept(drawn, tempered)) + (drawn.grad_one_hot() - centre);
   row.template write<0, true>([&](const auto& at, auto*)
@@ -58,10 +62,8 @@ REINMAX_INLINE void reinmax_general(Row& row, double tau) {
 }
 
 static void reinmax_backward(const BackwardArguments& arguments, int64_t begin, int64_t end, void*) {
-  if (arguments.tau == 1 && arguments.grad_probs.data == nullptr) {
-    for_each_row(arguments, begin, end, [](auto& row) { reinmax_unit<false>(row); });
-  } else if (arguments.tau == 1) {
-    for_each_row(arguments, begin, end, [](auto& row) { reinmax_unit<true>(row); });
+  if (arguments.tau == 1) {
+    for_each_row(arguments, begin, end, [](auto& row) { reinmax_unit(row); });
   } else {
     for_each_row(arguments, begin, end, [&](auto& row) { reinmax_general(row, arguments.tau); });
   }

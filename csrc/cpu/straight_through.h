@@ -1,8 +1,9 @@
 // Straight-through (Bengio et al., 2013), backward: J(p) g / tau + J(pi) h, where pi = softmax(x),
 // p = softmax(x / tau), g and h are the gradients of one-hot and probabilities. Included once per level.
 
-template <bool kGradProbs, class Row>
+template <class Row>
 REINMAX_INLINE void straight_through_general(Row& row, double tau) {
+  constexpr bool kGradProbs = Row::kGradProbs;
   using Real = typename Row::Scalar;
   const Real inverse_tau = inverse_of<Real>(tau);
   using Vector = typename Row::Vector;
@@ -27,8 +28,9 @@ REINMAX_INLINE void straight_through_general(Row& row, double tau) {
 }
 
 // tau = 1: p is pi, and both gradients pass through the same Jacobian.
-template <bool kGradProbs, class Row>
+template <class Row>
 REINMAX_INLINE void straight_through_unit(Row& row) {
+  constexpr bool kGradProbs = Row::kGradProbs;
   using Vector = typename Row::Vector;
   const auto probability = [&](const Vector& logit) REINMAX_LAMBDA { return row.probability(logit); };
   const auto sums = row.template reduce<1>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
@@ -42,19 +44,10 @@ REINMAX_INLINE void straight_through_unit(Row& row) {
   });
 }
 
-template <bool kGradProbs>
-static void straight_through_rows(const BackwardArguments& arguments, int64_t begin, int64_t end) {
-  if (arguments.tau == 1) {
-    for_each_row(arguments, begin, end, [](auto& row) { straight_through_unit<kGradProbs>(row); });
-  } else {
-    for_each_row(arguments, begin, end, [&](auto& row) { straight_through_general<kGradProbs>(row, arguments.tau); });
-  }
-}
-
 static void straight_through_backward(const BackwardArguments& arguments, int64_t begin, int64_t end, void*) {
-  if (arguments.grad_probs.data == nullptr) {
-    straight_through_rows<false>(arguments, begin, end);
+  if (arguments.tau == 1) {
+    for_each_row(arguments, begin, end, [](auto& row) { straight_through_unit(row); });
   } else {
-    straight_through_rows<true>(arguments, begin, end);
+    for_each_row(arguments, begin, end, [&](auto& row) { straight_through_general(row, arguments.tau); });
   }
 }
