@@ -33,17 +33,18 @@ template <class Real>
 static void read_block(const Rows& rows, const Rows* mask, int64_t row, int64_t count, int64_t categories,
                        Block<Real>& to) {
   Lying<Real> values;
-  const auto is_dense = [categories](const Rows& rows) {
-    return rows.category_stride == 1 && rows.dims <= 1 && (rows.dims == 0 || rows.stride[0] == categories);
+  const auto is_dense = [categories](const Rows& given) {
+    return given.category_stride == 1 && given.dims <= 1 && (given.dims == 0 || given.stride[0] == categories);
   };
   if (is_dense(rows)) {
     read(element(rows, row, 0), rows.dtype, count * categories, values);
   } else {
     for (int64_t i = 0; i < count; ++i) read_row(rows, row + i, 0, categories, values + i * categories);
   }
-  if (mask != nullptr && mask->data != nullptr && is_dense(*mask)) {
+  const bool masked = mask != nullptr && mask->data != nullptr;
+  if (masked && is_dense(*mask)) {
     apply_mask(*mask, row, 0, count * categories, values);
-  } else if (mask != nullptr && mask->data != nullptr) {
+  } else if (masked) {
     for (int64_t i = 0; i < count; ++i) apply_mask(*mask, row + i, 0, categories, values + i * categories);
   }
   const int64_t missing = (kTile - count % kTile) % kTile;

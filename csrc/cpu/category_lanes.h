@@ -1,10 +1,10 @@
 // A backward's rows with many categories. Included once per level.
 
-// One row; lanes are categories. kProbs: a gradient of probabilities arrives.
-template <class Real, bool kProbs>
+// One row; lanes are categories. kWithGradProbs: a gradient of the probabilities arrives.
+template <class Real, bool kWithGradProbs>
 class CategoryLanes {
  public:
-  static constexpr bool kGradProbs = kProbs;
+  static constexpr bool kGradProbs = kWithGradProbs;
   using Scalar = Real;
   using Vector = Pack<Real>;
   using Quantity = Real;  // of the row, one number
@@ -87,14 +87,15 @@ class CategoryLanes {
     });
   }
 
-  // The same, and the body returns the gradient of the logits there. kLogits: it asks for logits that were not kept.
+  // The same, and the body returns the gradient of the logits there. kLogits: it reads logits even where what was made
+  // of them was kept.
   template <int kSums, bool kLogits, class Body>
   Sums<Real, kSums> write(Body body) {
     return pass<kSums, true, kLogits>(body);
   }
 
-  // Found while the row before this one is worked on, which would wait for it otherwise: of a short row here, of a long
-  // one by the pass that writes.
+  // Found while the row before is worked on, so that nothing waits for memory: a short row's here, a long one's by the
+  // pass that writes.
   Real largest_logit() {
     asked_for_largest_ = true;
     const Real result = row_ == row_ahead_ ? largest_ahead_ : largest_of_row(row_);
@@ -228,17 +229,26 @@ class CategoryLanes {
     }
   }
 
-  // looks: at the next row's logits, which come from memory, where its own wait in a cache.
-  Ahead ahead_of_pass(bool reads_logits, bool looks) const {
+  // Of a long row, a pass that reads no logits fetches none; and one that looks for the largest of the next row fetches
+  // that row's, which come from memory where its own are in a cache.
+  Ahead ahead_of_pass(bool writes, bool reads_logits, bool looks) const {
     if (is_short() && seen_) return {0, 0, 0};
-    Ahead result{kChunk, kChunk, is_short() ? kChunk : 0};
-    const auto& [logits, mask, categories] = arguments_.logits;
-    if (looks && mask.data == nullptr && logits.category_stride == 1) {
-      result.logits += logits.offset(row_ + 1) - logits.offset(row_);
-    } else if (!is_short() && !reads_logits && kept_slots_ > 0) {
-      result.logits = 0;
-    }
-    return result;
+    if (is_short()) return {kChunk, kChunk, writes ? 0 : kChunk};
+    const Rows& logits = arguments_.logits.values;
+    if (looks && in_place()) return {kChunk + logits.offset(row_ + 1) - logits.offset(row_), kChunk, 0};
+    return {reads_logits || kept_slots_ == 0 ? kChunk : 0, kChunk, 0};
+  }
+
+  // Logits that are read where they lie.
+  bool in_place() const {
+    return arguments_.logits.mask.data == nullptr && arguments_.logits.values.category_stride == 1;
+  }
+
+  // Others are put together in a buffer, unless the pass reads none.
+  template <bool kLogits>
+  Elements<Real> logits_chunk_of_pass(int64_t first, int64_t n) {
+    if (!kLogits && !in_place() && first + n <= kept_slots_) return {logits_, dtype_of<Real>};
+    return logits_chunk(arguments_.logits, row_, first, n, logits_);
   }
 
   template <int kSums, bool kWrite, bool kLogits, class Body>
@@ -246,13 +256,16 @@ class CategoryLanes {
     const Logits& logits = arguments_.logits;
     Register<Real> total[kSums > 0 ? kSums : 1] = {};
     const bool looks = kWrite && asked_for_largest_ && !is_short() && row_ + 1 < end_;
-    const Ahead ahead = ahead_of_pass(kLogits, looks);
-    Real largest_of_next = kMinusInfinity<Real>;
+    const Ahead ahead = ahead_of_pass(kWrite, kLogits, looks);
+    if (looks) {
+      row_ahead_ = row_ + 1;
+      largest_ahead_ = kMinusInfinity<Real>;
+    }
     for (int64_t first = 0; first < logits.categories; first += kChunk) {
       const int64_t n = chunk_length(first);
       const Chunk chunk{first,
                         n,
-                        logits_chunk(logits, row_, first, n, logits_),
+                        logits_chunk_of_pass<kLogits>(first, n),
                         gradient_chunk(arguments_.grad_one_hot, first, n, grad_one_hot_),
                         gradient_chunk(arguments_.grad_probs, first, n, grad_probs_),
                         results(first)};
@@ -263,13 +276,9 @@ class CategoryLanes {
         run<false, kWrite, kLogits>(chunk, ahead, body, sums.values);
       }
       for (int k = 0; k < kSums; ++k) total[k] += sums[k].value;
-      if (looks) largest_of_next = larger_in_chunk(row_ + 1, first, largest_of_next);
+      if (looks) largest_ahead_ = larger_in_chunk(row_ahead_, first, largest_ahead_);
     }
     seen_ = true;
-    if (looks) {
-      row_ahead_ = row_ + 1;
-      largest_ahead_ = largest_of_next;
-    }
     Sums<Real, kSums> result;
     for (int k = 0; k < kSums; ++k) result.values[k] = sum<Real>(total[k]);
     return result;

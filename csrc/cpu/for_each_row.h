@@ -1,18 +1,18 @@
 // From a backward written over one row to a range of rows. Included once per level.
 
 // Runs an estimator's backward over rows [begin, end) of few categories: `estimator(row)` for each vector of rows.
-template <class Rows, class Estimator>
+template <class Lanes, class Estimator>
 static void for_each_vector_of_rows(const BackwardArguments& arguments, int64_t begin, int64_t end,
                                     Estimator estimator) {
-  Rows rows(arguments);
+  Lanes lanes(arguments);
   for (int64_t row = begin; row < end; row += kBlockRows) {
     const int64_t count = end - row < kBlockRows ? end - row : kBlockRows;
-    rows.start_block(row, count);
-    for (int lane = 0; lane < count; lane += Rows::kLanes) {
-      rows.start(lane);
-      estimator(rows);
+    lanes.start_block(row, count);
+    for (int lane = 0; lane < count; lane += Lanes::kLanes) {
+      lanes.start(lane);
+      estimator(lanes);
     }
-    rows.finish_block(row, count);
+    lanes.finish_block(row, count);
   }
 }
 
@@ -30,6 +30,7 @@ static void backward_over(const BackwardArguments& arguments, int64_t begin, int
   }
 }
 
+// Which gradients arrive is asked here, once.
 template <class Real, class Estimator>
 static void backward_as(const BackwardArguments& arguments, int64_t begin, int64_t end, Estimator estimator) {
   if (arguments.grad_probs.data == nullptr) {

@@ -123,17 +123,18 @@ struct GumbelArrays {
 // Any number of samples. In the arrays the drawn category has weight 0, and is added apart.
 template <class Row, class Power>
 REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, void* scratch, const Power& power) {
+  constexpr bool kGradProbs = Row::kGradProbs;
   using Real = typename Row::Scalar;
   using Vector = typename Row::Vector;
   const int64_t slots = row.slots(), samples = arguments.noise.samples;
   const GumbelArrays<Real> arrays(scratch, slots);
-  const auto centre_of_probs = row.template reduce<1>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
+  const auto sums = row.template reduce<kGradProbs>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
     power.probability(row, at.logit()).store(arrays.probability + at.slot);
     if (Power::kFactor) power.factor(row, at.logit()).store(arrays.factor + at.slot);
     at.grad_one_hot().store(arrays.gradient + at.slot);
     Vector{}.store(arrays.total + at.slot);
-    sum[0] += row.probability(at.logit()) * at.grad_probs();
-  })[0];
+    if constexpr (kGradProbs) sum[0] += row.probability(at.logit()) * at.grad_probs();
+  });
   row.set_drawn_of(Power::kFactor ? arrays.factor : arrays.probability, 0);
   const auto drawn = row.drawn();
   typename Row::Quantity drawn_total{};
@@ -165,10 +166,12 @@ REINMAX_INLINE void gumbel_rao(Row& row, const BackwardArguments& arguments, voi
   }
   const Real scale = inverse_of<Real>(arguments.tau) / Real(samples);
   const auto gradient = [&](const auto& at, const auto& total) REINMAX_LAMBDA {
-    return total * scale + row.probability(at.logit()) * (at.grad_probs() - centre_of_probs);
+    const auto through_sample = total * scale;
+    if constexpr (!kGradProbs) return through_sample;
+    return through_sample + row.probability(at.logit()) * (at.grad_probs() - sums[0]);
   };
-  row.template write<0, true>([&](const auto& at, auto*)
-                                  REINMAX_LAMBDA { return gradient(at, Vector::load(arrays.total + at.slot)); });
+  row.template write<0, kGradProbs>([&](const auto& at, auto*)
+                                        REINMAX_LAMBDA { return gradient(at, Vector::load(arrays.total + at.slot)); });
   row.set_drawn(gradient(drawn, drawn_total));
 }
 
@@ -213,20 +216,20 @@ static void gumbel_rao_of_many(const BackwardArguments& arguments, int64_t begin
 
 template <class Real>
 static void gumbel_rao_as(const BackwardArguments& arguments, int64_t begin, int64_t end, void* scratch) {
-  using Rows = RowLanes<Real, true>;
+  using Lanes = RowLanes<Real, true>;  // zeros, where no gradient of the probabilities arrives: two, not worth asking
   const AnyPower<Real> power{inverse_of<Real>(arguments.tau)};
   if (arguments.logits.categories == 2 && arguments.tau == 1) {
     const auto slope = [](auto& row, const auto& logit) {
       return [pi = row.probability(logit)](const auto& u) { return unit_slope_of_two(pi, u); };
     };
-    for_each_vector_of_rows<Rows>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });
+    for_each_vector_of_rows<Lanes>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });
   } else if (arguments.logits.categories == 2) {
     const auto slope = [&](auto& row, const auto& logit) {
       return [&power, pi = power.probability(row, logit), factor = power.factor(row, logit)](const auto& u) {
         return power.slope_of_two(pi, factor, u);
       };
     };
-    for_each_vector_of_rows<Rows>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });
+    for_each_vector_of_rows<Lanes>(arguments, begin, end, [&](auto& row) { gumbel_rao_of_two(row, arguments, slope); });
   } else if (arguments.tau == 1) {
     gumbel_rao_of_many<Real>(arguments, begin, end, scratch, UnitPower<Real>{});
   } else {

@@ -1,10 +1,10 @@
 // A backward's rows with few categories. Included once per level.
 
 // As many rows as a vector has lanes, of a block; the same interface, nothing crosses lanes.
-template <class Real, bool kProbs>
+template <class Real, bool kWithGradProbs>
 class RowLanes {
  public:
-  static constexpr bool kGradProbs = kProbs;
+  static constexpr bool kGradProbs = kWithGradProbs;
   using Scalar = Real;
   using Vector = Pack<Real>;
   using Quantity = Vector;  // of the rows, one number each
