@@ -11,7 +11,11 @@ class CategoryLanes {
   static constexpr int kLanes = Vector::kLanes;
 
   // Of rows up to `end`.
-  CategoryLanes(const BackwardArguments& arguments, int64_t end) : arguments_(arguments), end_(end) {
+  CategoryLanes(const BackwardArguments& arguments, int64_t end)
+      : arguments_(arguments),
+        end_(end),
+        ahead_of_short_{in_place() ? rows_ahead(arguments.logits.values) : 0, rows_ahead(arguments.grad_one_hot),
+                        rows_ahead(arguments.grad_probs), kChunk} {
     if (arguments.grad_one_hot.data == nullptr) std::memset(grad_one_hot_, 0, sizeof(grad_one_hot_));
     if (!kGradProbs) std::memset(grad_probs_, 0, sizeof(grad_probs_));
   }
@@ -177,11 +181,18 @@ class CategoryLanes {
   }
 
   // How many elements after the one at hand a pass fetches from memory; 0: none. It uses them up faster than the
-  // processor foresees them, which foresees nothing at all where the end of every row is left out. Of a short row a
-  // pass that does not write fetches the results' memory too: the stores of a later one would wait for it.
+  // processor foresees them, which foresees nothing at all where a pass leaves out the end of every row. Of a short row
+  // a pass that does not write fetches the results' memory too: the stores of a later one would wait for it.
   struct Ahead {
-    int64_t logits, gradients, result;
+    int64_t logits, grad_one_hot, grad_probs, result;
   };
+
+  // Of a short row: how far away the rows are that come a chunk later, if there are rows that are read where they lie.
+  int64_t rows_ahead(const Rows& rows) const {
+    if (rows.dims == 0 || rows.category_stride != 1) return 0;
+    const int64_t categories = arguments_.logits.categories;
+    return categories > kChunk ? kChunk : kChunk / categories * rows.stride[0];
+  }
 
   // Fetches the vector at i of elements or results.
   template <bool kReals, class Memory>
@@ -196,8 +207,8 @@ class CategoryLanes {
   template <bool kReals, bool kWrite>
   REINMAX_INLINE void fetch_ahead(const Chunk& chunk, const Ahead& ahead, int64_t i) {
     if (ahead.logits != 0) fetch<kReals>(chunk.x, i + ahead.logits);
-    if (ahead.gradients != 0) fetch<kReals>(chunk.g, i + ahead.gradients);
-    if (kGradProbs && ahead.gradients != 0) fetch<kReals>(chunk.h, i + ahead.gradients);
+    if (ahead.grad_one_hot != 0) fetch<kReals>(chunk.g, i + ahead.grad_one_hot);
+    if (kGradProbs && ahead.grad_probs != 0) fetch<kReals>(chunk.h, i + ahead.grad_probs);
     if (!kWrite && ahead.result != 0) fetch<kReals>(chunk.result, i + ahead.result);
   }
 
@@ -231,12 +242,11 @@ class CategoryLanes {
 
   // Of a long row, a pass that reads no logits fetches none; and one that looks for the largest of the next row fetches
   // that row's, which come from memory where its own are in a cache.
-  Ahead ahead_of_pass(bool writes, bool reads_logits, bool looks) const {
-    if (is_short() && seen_) return {0, 0, 0};
-    if (is_short()) return {kChunk, kChunk, writes ? 0 : kChunk};
+  Ahead ahead_of_pass(bool reads_logits, bool looks) const {
+    if (is_short()) return seen_ ? Ahead{0, 0, 0, 0} : ahead_of_short_;
     const Rows& logits = arguments_.logits.values;
-    if (looks && in_place()) return {kChunk + logits.offset(row_ + 1) - logits.offset(row_), kChunk, 0};
-    return {reads_logits || kept_slots_ == 0 ? kChunk : 0, kChunk, 0};
+    if (looks && in_place()) return {kChunk + logits.offset(row_ + 1) - logits.offset(row_), kChunk, kChunk, 0};
+    return {reads_logits || kept_slots_ == 0 ? kChunk : 0, kChunk, kChunk, 0};
   }
 
   // Logits that are read where they lie.
@@ -256,7 +266,7 @@ class CategoryLanes {
     const Logits& logits = arguments_.logits;
     Register<Real> total[kSums > 0 ? kSums : 1] = {};
     const bool looks = kWrite && asked_for_largest_ && !is_short() && row_ + 1 < end_;
-    const Ahead ahead = ahead_of_pass(kWrite, kLogits, looks);
+    const Ahead ahead = ahead_of_pass(kLogits, looks);
     if (looks) {
       row_ahead_ = row_ + 1;
       largest_ahead_ = kMinusInfinity<Real>;
@@ -290,6 +300,7 @@ class CategoryLanes {
 
   const BackwardArguments& arguments_;
   const int64_t end_;
+  const Ahead ahead_of_short_;
   int64_t row_ = 0, index_ = 0, row_ahead_ = -1;
   Real largest_ahead_ = 0;
   bool asked_for_largest_ = false, seen_ = false;  // of the row; seen: a pass was made over it
