@@ -179,10 +179,9 @@ def test_a_forbidden_category_is_as_good_as_absent(overload, name, tau, masked):
 
 
 @pytest.mark.parametrize("tau", [None, 0.5])
-@pytest.mark.parametrize("c", [5, 40, 5000])
-def test_a_mask_is_minus_infinity_even_at_the_drawn_category(overload, name, tau, c):
+@pytest.mark.parametrize(("n", "c"), [(5, 5), (40, 40), (4, 5000)])
+def test_a_mask_is_minus_infinity_even_at_the_drawn_category(overload, name, tau, n, c):
     # Such a draw comes from an index of one's own alone.
-    n = min(c, 4)
     logits, g, h, index = double(n, c), double(n, c), double(n, c), torch.arange(n)
     mask = ~torch.eye(n, c, dtype=torch.bool)
     expected = laws.backward(name, overload, g, h, logits.masked_fill(~mask, -torch.inf), index, tau=tau)
