@@ -15,7 +15,8 @@ class CategoryLanes {
       : arguments_(arguments),
         end_(end),
         ahead_of_short_{in_place() ? rows_ahead(arguments.logits.values) : 0, rows_ahead(arguments.grad_one_hot),
-                        rows_ahead(arguments.grad_probs), kChunk} {
+                        rows_ahead(arguments.grad_probs), kChunk},
+        log_sum_exp_is_near_(log_sum_exp_is_near(arguments)) {
     if (arguments.grad_one_hot.data == nullptr) std::memset(grad_one_hot_, 0, sizeof(grad_one_hot_));
     if (!kGradProbs) std::memset(grad_probs_, 0, sizeof(grad_probs_));
   }
@@ -97,6 +98,9 @@ class CategoryLanes {
   Sums<Real, kSums> write(Body body) {
     return pass<kSums, true, kLogits>(body);
   }
+
+  // What exponents of x / tau are relative to: no logit is larger.
+  Real reference() { return log_sum_exp_is_near_ ? log_sum_exp_ : largest_logit(); }
 
   // Found while the row before is worked on, so that nothing waits for memory: a short row's here, a long one's by the
   // pass that writes.
@@ -185,6 +189,7 @@ class CategoryLanes {
   // a pass that does not write fetches the results' memory too: the stores of a later one would wait for it.
   struct Ahead {
     int64_t logits, grad_one_hot, grad_probs, result;
+    int64_t logits_of_next_row = 0;
   };
 
   // Of a short row: how far away the rows are that come a chunk later, if there are rows that are read where they lie.
@@ -194,14 +199,16 @@ class CategoryLanes {
     return categories > kChunk ? kChunk : kChunk / categories * rows.stride[0];
   }
 
-  // Fetches the vector at i of elements or results.
-  template <bool kReals, class Memory>
+  // Fetches the vector at i of elements or results, into the first cache or the second.
+  template <bool kReals, int kCache = 1, class Memory>
   REINMAX_INLINE void fetch(const Memory& memory, int64_t i) {
     constexpr int64_t kCacheLine = 64, kLines = kLanes * sizeof(Real) / kCacheLine;
     const int64_t element_bytes = kReals ? sizeof(Real) : size_of(memory.dtype);
     const char* at = static_cast<const char*>(memory.data) + i * element_bytes;
     // Of elements of two bytes each line twice: a number of lines that the compiler does not know would be a loop.
-    for (int64_t line = 0; line < kLines; ++line) __builtin_prefetch(at + line * (kLanes / kLines) * element_bytes);
+    for (int64_t line = 0; line < kLines; ++line) {
+      __builtin_prefetch(at + line * (kLanes / kLines) * element_bytes, 0, 4 - kCache);
+    }
   }
 
   template <bool kReals, bool kWrite>
@@ -210,6 +217,7 @@ class CategoryLanes {
     if (ahead.grad_one_hot != 0) fetch<kReals>(chunk.g, i + ahead.grad_one_hot);
     if (kGradProbs && ahead.grad_probs != 0) fetch<kReals>(chunk.h, i + ahead.grad_probs);
     if (!kWrite && ahead.result != 0) fetch<kReals>(chunk.result, i + ahead.result);
+    if (kWrite && ahead.logits_of_next_row != 0) fetch<kReals, 2>(chunk.x, i + ahead.logits_of_next_row);
   }
 
   // kReals: no dtype is asked for at every vector. kLogits: see `write`.
@@ -241,11 +249,12 @@ class CategoryLanes {
   }
 
   // Of a long row, a pass that reads no logits fetches none; and one that looks for the largest of the next row fetches
-  // that row's, which come from memory where its own are in a cache.
+  // that row's, which come from memory where its own are in a cache. Not into the first one, whose few places for what
+  // is under way its own work needs.
   Ahead ahead_of_pass(bool reads_logits, bool looks) const {
     if (is_short()) return seen_ ? Ahead{0, 0, 0, 0} : ahead_of_short_;
     const Rows& logits = arguments_.logits.values;
-    if (looks && in_place()) return {kChunk + logits.offset(row_ + 1) - logits.offset(row_), kChunk, kChunk, 0};
+    if (looks && in_place()) return {0, kChunk, kChunk, 0, kChunk + logits.offset(row_ + 1) - logits.offset(row_)};
     return {reads_logits || kept_slots_ == 0 ? kChunk : 0, kChunk, kChunk, 0};
   }
 
@@ -301,6 +310,7 @@ class CategoryLanes {
   const BackwardArguments& arguments_;
   const int64_t end_;
   const Ahead ahead_of_short_;
+  const bool log_sum_exp_is_near_;
   int64_t row_ = 0, index_ = 0, row_ahead_ = -1;
   Real largest_ahead_ = 0;
   bool asked_for_largest_ = false, seen_ = false;  // of the row; seen: a pass was made over it

@@ -10,6 +10,14 @@ REINMAX_INLINE Real inverse_of(double tau) {
   return Real(inverse < kLeast ? kLeast : inverse > kMost ? kMost : inverse);
 }
 
+// Whether exponents of x / tau can be relative to a row's log-sum-exp, which is known, and not to its largest logit,
+// which has to be looked for. The log-sum-exp is at most ln C above that or, rounded, twice as much: the largest weight
+// must not vanish.
+REINMAX_INLINE bool log_sum_exp_is_near(const BackwardArguments& arguments) {
+  constexpr double kFarthest = 40;  // e^-80 is a normal number, of float too
+  return std::log(double(arguments.logits.categories)) <= kFarthest * arguments.tau;
+}
+
 // What a function reads: anew where it is asked for, so that no register waits for its turn, and a pass that does with
 // what was kept of the logit does not read it; or at once, where to read it is dear.
 template <bool kAnew, class Read>

@@ -34,9 +34,9 @@ REINMAX_INLINE void reinmax_general(Row& row, double tau) {
   using Real = typename Row::Scalar;
   const Real inverse_tau = inverse_of<Real>(tau);
   using Vector = typename Row::Vector;
-  const auto largest = row.largest_logit();
+  const auto reference = row.reference();
   const auto tempered = [&](const Vector& logit)
-                            REINMAX_LAMBDA { return Simd<Real>::exp((logit - largest) * inverse_tau); };
+                            REINMAX_LAMBDA { return Simd<Real>::exp((logit - reference) * inverse_tau); };
   const auto sums = row.template reduce<3 + kGradProbs>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
     const Vector pi = row.probability(at.logit()), p = tempered(at.logit());
     row.keep(at, p);

@@ -10,7 +10,8 @@ class RowLanes {
   using Quantity = Vector;  // of the rows, one number each
   static constexpr int kLanes = Vector::kLanes;
 
-  explicit RowLanes(const BackwardArguments& arguments) : arguments_(arguments) {
+  explicit RowLanes(const BackwardArguments& arguments)
+      : arguments_(arguments), log_sum_exp_is_near_(log_sum_exp_is_near(arguments)) {
     for (Block<Real>* block : {&logits_, &grad_one_hot_, &grad_probs_}) {
       std::memset(*block, 0, arguments.logits.categories * sizeof((*block)[0]));
     }
@@ -125,7 +126,9 @@ class RowLanes {
     return sums;
   }
 
-  Vector largest_logit() {
+  Vector reference() const { return log_sum_exp_is_near_ ? log_sum_exp_ : largest_logit(); }
+
+  Vector largest_logit() const {
     Vector result = Vector::load(&logits_[0][lane_]);
     for (int64_t j = 1; j < arguments_.logits.categories; ++j) {
       result = maximum(result, Vector::load(&logits_[j][lane_]));
@@ -165,6 +168,7 @@ class RowLanes {
   }
 
   const BackwardArguments& arguments_;
+  const bool log_sum_exp_is_near_;
   int lane_ = 0;
   RowNoise noise_;
   Vector log_sum_exp_, log_sum_exp_rest_;

@@ -7,9 +7,9 @@ REINMAX_INLINE void straight_through_general(Row& row, double tau) {
   using Real = typename Row::Scalar;
   const Real inverse_tau = inverse_of<Real>(tau);
   using Vector = typename Row::Vector;
-  const auto largest = row.largest_logit();
+  const auto reference = row.reference();
   const auto weight = [&](const Vector& logit)
-                          REINMAX_LAMBDA { return Simd<Real>::exp((logit - largest) * inverse_tau); };
+                          REINMAX_LAMBDA { return Simd<Real>::exp((logit - reference) * inverse_tau); };
   const auto sums = row.template reduce<2 + kGradProbs>([&](const auto& at, auto* sum) REINMAX_LAMBDA {
     const Vector w = weight(at.logit());
     row.keep(at, w);
