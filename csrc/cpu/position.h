@@ -11,10 +11,9 @@ REINMAX_INLINE Real inverse_of(double tau) {
 }
 
 // Whether exponents of x / tau can be relative to a row's log-sum-exp, which is known, and not to its largest logit,
-// which has to be looked for. The log-sum-exp is at most ln C above that or, rounded, twice as much: the largest weight
-// must not vanish.
+// which has to be looked for. The log-sum-exp is at most ln C above that or, rounded, twice as much.
 REINMAX_INLINE bool log_sum_exp_is_near(const BackwardArguments& arguments) {
-  constexpr double kFarthest = 40;  // e^-80 is a normal number, of float too
+  constexpr double kFarthest = 16;  // more would cost the largest weight accuracy: 2^-24 of its exponent, in float
   return std::log(double(arguments.logits.categories)) <= kFarthest * arguments.tau;
 }
 
