@@ -249,8 +249,8 @@ class CategoryLanes {
   }
 
   // Of a long row, a pass that reads no logits fetches none; and one that looks for the largest of the next row fetches
-  // that row's, which come from memory where its own are in a cache. Into the second: few lines at a time can be on
-  // their way into the first, and its own work needs those.
+  // that row's, which come from memory where its own are in a cache. Into the second: into the first, it took twice as
+  // long.
   Ahead ahead_of_pass(bool reads_logits, bool looks) const {
     if (is_short()) return seen_ ? Ahead{0, 0, 0, 0} : ahead_of_short_;
     const Rows& logits = arguments_.logits.values;
